@@ -72,7 +72,7 @@ type LoadBalancerIPSpec struct {
 	// +kubebuilder:validation:MinLength=2
 	// +kubebuilder:validation:MaxLength=39
 	// +kubebuilder:validation:XValidation:rule="isIP(self)",message="must be an IP address"
-	// +kubebuilder:validation:XValidation:rule="!isIP(self) || ip.isCanonical(self)",message="must be written in its canonical form",messageExpression="isIP(self) ? 'must be written in its canonical form: ' + string(ip(self)) : 'must be an IP address'"
+	// +kubebuilder:validation:XValidation:rule="!isIP(self) || ip.isCanonical(self)",message="must be written in its canonical form: no leading zeros, and IPv6 in lower case with its longest run of zeros as '::'"
 	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="the address can't be changed: delete this LoadBalancerIP and create another"
 	Address string `json:"address"`
 

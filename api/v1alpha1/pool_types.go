@@ -15,7 +15,7 @@ import (
 // +kubebuilder:validation:MinLength=2
 // +kubebuilder:validation:MaxLength=79
 // +kubebuilder:validation:XValidation:rule="self.contains('/') ? isCIDR(self) : (self.contains('-') ? (self.split('-').size() == 2 && isIP(self.split('-')[0]) && isIP(self.split('-')[1])) : isIP(self))",message="must be a CIDR (192.0.2.0/24), a range (192.0.2.10-192.0.2.20) or a single IP address, without spaces"
-// +kubebuilder:validation:XValidation:rule="!isCIDR(self) || cidr(self) == cidr(self).masked()",message="the address has bits set to the right of the prefix length",messageExpression="isCIDR(self) ? 'has bits set to the right of the prefix length; write ' + string(cidr(self).masked()) + ' for the whole network, or a range or single address for part of it' : 'is not a CIDR'"
+// +kubebuilder:validation:XValidation:rule="!isCIDR(self) || cidr(self) == cidr(self).masked()",message="has bits set to the right of the prefix length: write the first address of the network, or a range or single IP for part of it"
 // +kubebuilder:validation:XValidation:rule="!(self.contains('-') && self.split('-').size() == 2 && isIP(self.split('-')[0]) && isIP(self.split('-')[1])) || ip(self.split('-')[0]).family() == ip(self.split('-')[1]).family()",message="both ends of a range must be of the same address family"
 // +kubebuilder:validation:XValidation:rule="!self.matches('^[0-9]+[.][0-9]+[.][0-9]+[.][0-9]+-[0-9]+[.][0-9]+[.][0-9]+[.][0-9]+$') || !isIP(self.split('-')[0]) || !isIP(self.split('-')[1]) || int(self.split('-')[0].split('.')[0]) * 16777216 + int(self.split('-')[0].split('.')[1]) * 65536 + int(self.split('-')[0].split('.')[2]) * 256 + int(self.split('-')[0].split('.')[3]) <= int(self.split('-')[1].split('.')[0]) * 16777216 + int(self.split('-')[1].split('.')[1]) * 65536 + int(self.split('-')[1].split('.')[2]) * 256 + int(self.split('-')[1].split('.')[3])",message="the range is reversed: write the lower address first"
 type AddressRange string
@@ -79,6 +79,8 @@ type LoadBalancerIPPoolSpec struct {
 	// makes a pool exhausted.
 	// +optional
 	// +kubebuilder:default="10m"
+	// +kubebuilder:validation:Type=string
+	// +kubebuilder:validation:MaxLength=32
 	// +kubebuilder:validation:XValidation:rule="self.matches('^([0-9]+([.][0-9]+)?(ms|s|m|h))+$')",message="must be a duration such as 30s, 10m or 1h30m"
 	ReuseAfter *metav1.Duration `json:"reuseAfter,omitempty"`
 }
