@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package plan decides, as pure functions of a snapshot, which node announces which address, and says why another does not.
+//
+// The controller, every speaker and the command line ask the same functions,
+// so that an explanation is the decision itself.
+//
+// An address has at most one owner on layer 2. The claim on record decides
+// while its node is eligible: owners are sticky, whatever better node there is
+// now. Without such a claim the node that the controller proposed is the
+// owner. Without either nobody is, and the controller proposes again.
+//
+//	claimant   proposed   owner      who answers
+//	eligible   any        claimant   claimant
+//	not        eligible   proposed   claimant, until the proposed node's claim is seen; proposed at once
+//	not        not        nobody     claimant, if there is one: somebody answering is better than nobody
+//
+// Snapshots of different nodes differ in what each knows of links: a node
+// knows its own, and takes those of others as fitting.
+package plan
+
+import "net/netip"
+
+// Snapshot is all that decisions are made from. The order of its parts never
+// matters. Names of nodes and addresses are unique in it.
+type Snapshot struct {
+	Addresses []Address
+	Nodes     []Node
+}
+
+// Address is one load-balancer address.
+type Address struct {
+	Addr netip.Addr
+	// Services that hold the address. With none it is reserved or resting, and
+	// nobody announces it.
+	Services []Service
+	// Proposed is the node that the controller chose; empty if it didn't.
+	Proposed string
+	// Claim of the highest term that is known; zero if there is none.
+	Claim Claim
+}
+
+// Claim is a node's word that it answers for an address.
+type Claim struct {
+	// Node that claims; empty in the zero Claim only.
+	Node string
+	// Term of the claim, at least 1; the highest wins.
+	Term int64
+}
+
+// Service is what an address's Service asks of the node that announces it.
+type Service struct {
+	Namespace, Name string
+	// Local is true for externalTrafficPolicy Local: traffic stays on the node
+	// that it entered.
+	Local bool
+	// Endpoints matter for Local only. Equal ones may be given once.
+	Endpoints []Endpoint
+}
+
+// Endpoint is a backend of a Service, or several that are alike.
+type Endpoint struct {
+	// Node it runs on; empty counts for every node.
+	Node string
+	// Ready, Serving and Terminating are the conditions of the EndpointSlice
+	// API, with its defaults applied by the caller.
+	Ready, Serving, Terminating bool
+}
+
+// Node is a node that could announce.
+type Node struct {
+	Name string
+	// Alive says that its speaker is believed to work.
+	Alive bool
+	// NetworkUnavailable is the Node condition of that name.
+	NetworkUnavailable bool
+
+	// Ready, Draining, Excluded and Cordoned rank new placements only.
+	// Excluded is the label node.kubernetes.io/exclude-from-external-load-balancers.
+	Ready, Draining, Excluded, Cordoned bool
+
+	// Links are looked at if LinksKnown; else they count as fitting.
+	Links      []Link
+	LinksKnown bool
+}
+
+// Link is a network interface of a node.
+type Link struct {
+	Name string
+	// Up says that frames can be sent and received now.
+	Up bool
+	// ARP says that an ARP responder can answer on the link. It stands for the
+	// IPv4 addresses that can be announced on it.
+	ARP bool
+	// Prefixes are the networks that the link's own addresses are in.
+	Prefixes []netip.Prefix
+}
+
+// answers tells whether a responder on the link can answer for the family.
+func (l *Link) answers(addr netip.Addr) bool { return addr.Is4() && l.ARP }
+
+// holds tells whether the address is on one of the link's networks.
+func (l *Link) holds(addr netip.Addr) bool {
+	for _, p := range l.Prefixes {
+		if p.Contains(addr) {
+			return true
+		}
+	}
+	return false
+}
