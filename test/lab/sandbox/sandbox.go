@@ -197,3 +197,13 @@ func onThread(kinds []string, f func() error) error {
 	}
 	return f()
 }
+
+// Sysctl writes a setting below /proc/sys/net, such as "ipv4/ip_forward", in the namespace.
+func (n *Namespace) Sysctl(key, value string) error {
+	return n.Do(func() error {
+		if err := os.WriteFile("/proc/sys/net/"+key, []byte(value), 0o644); err != nil {
+			return fmt.Errorf("sandbox: in %s: %w", n.name, err)
+		}
+		return nil
+	})
+}

@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/fairlead-lb/fairlead/test/lab/sandbox"
+)
+
+// Host is a machine of the lab: a network namespace whose eth0 is a port of the LAN.
+type Host struct {
+	*sandbox.Namespace
+	IPv4, IPv6 netip.Addr // invalid if the lab lacks the family
+	MAC        net.HardwareAddr
+
+	lan *sandbox.Namespace // nil for the far host, which is on no LAN
+}
+
+// Interface is the name of every host's link to the LAN.
+const Interface = "eth0"
+
+// Addr is the host's address of the lab's preferred family.
+func (h *Host) Addr() netip.Addr {
+	if h.IPv4.IsValid() {
+		return h.IPv4
+	}
+	return h.IPv6
+}
+
+// Get fetches a URL from inside the host and returns the body of a 200 answer.
+func (h *Host) Get(ctx context.Context, url string) (string, error) {
+	client := http.Client{
+		Transport: &http.Transport{DialContext: h.DialContext, DisableKeepAlives: true},
+		Timeout:   5 * time.Second,
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return "", fmt.Errorf("from %s: %w", h.Name(), err)
+	}
+	resp, err := client.Do(req)
+	if err != nil {
+		return "", fmt.Errorf("from %s: %w", h.Name(), err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return "", fmt.Errorf("from %s: %s: %w", h.Name(), url, err)
+	}
+	if resp.StatusCode != http.StatusOK {
+		return "", fmt.Errorf("from %s: %s: %s: %s", h.Name(), url, resp.Status, body)
+	}
+	return string(body), nil
+}
+
+// Neighbour is the MAC that the host's kernel has for an address on the LAN, nil if it has none.
+func (h *Host) Neighbour(addr netip.Addr) (net.HardwareAddr, error) {
+	link, err := h.Netlink().LinkByName(Interface)
+	if err != nil {
+		return nil, fmt.Errorf("neighbours of %s: %w", h.Name(), err)
+	}
+	entries, err := h.Netlink().NeighList(link.Attrs().Index, netlinkFamily(addr))
+	if err != nil {
+		return nil, fmt.Errorf("neighbours of %s: %w", h.Name(), err)
+	}
+	for _, e := range entries {
+		if ip, ok := netip.AddrFromSlice(e.IP); ok && ip.Unmap() == addr && len(e.HardwareAddr) > 0 {
+			return e.HardwareAddr, nil
+		}
+	}
+	return nil, nil
+}
+
+// SetNeighbour pins the MAC of an address in the host's kernel; a nil MAC forgets the entry.
+func (h *Host) SetNeighbour(addr netip.Addr, mac net.HardwareAddr) error {
+	link, err := h.Netlink().LinkByName(Interface)
+	if err != nil {
+		return fmt.Errorf("neighbours of %s: %w", h.Name(), err)
+	}
+	entry := &netlink.Neigh{
+		LinkIndex: link.Attrs().Index, Family: netlinkFamily(addr), State: netlink.NUD_PERMANENT,
+		IP: addr.AsSlice(), HardwareAddr: mac,
+	}
+	if mac == nil {
+		if err := h.Netlink().NeighDel(entry); err != nil && !errors.Is(err, unix.ENOENT) {
+			return fmt.Errorf("forgetting neighbour %s of %s: %w", addr, h.Name(), err)
+		}
+		return nil
+	}
+	if err := h.Netlink().NeighSet(entry); err != nil {
+		return fmt.Errorf("setting neighbour %s of %s: %w", addr, h.Name(), err)
+	}
+	return nil
+}
+
+// Unplug pulls the host's cable: its link loses the carrier.
+func (h *Host) Unplug() error { return h.setPort(false) }
+
+// Plug puts the cable back.
+func (h *Host) Plug() error { return h.setPort(true) }
+
+func (h *Host) setPort(up bool) error {
+	port, err := h.lan.Netlink().LinkByName(h.Name())
+	if err != nil {
+		return fmt.Errorf("port of %s: %w", h.Name(), err)
+	}
+	set := h.lan.Netlink().LinkSetDown
+	if up {
+		set = h.lan.Netlink().LinkSetUp
+	}
+	if err := set(port); err != nil {
+		return fmt.Errorf("port of %s: %w", h.Name(), err)
+	}
+	return nil
+}
+
+// Cut drops every frame between the host and the LAN while its link stays up, as a switch with a wrong VLAN does.
+func (h *Host) Cut(ctx context.Context) error {
+	rules := fmt.Sprintf(`
+table bridge cut-%[1]s {}
+delete table bridge cut-%[1]s
+table bridge cut-%[1]s {
+	chain forward { type filter hook forward priority 0; iifname "%[1]s" drop; oifname "%[1]s" drop; }
+	chain input { type filter hook input priority 0; iifname "%[1]s" drop; }
+	chain output { type filter hook output priority 0; oifname "%[1]s" drop; }
+}
+`, h.Name())
+	_, err := h.lan.RunInput(ctx, rules, "nft", "-f", "-")
+	return err
+}
+
+// Heal undoes Cut. Healing a host that is not cut does nothing.
+func (h *Host) Heal(ctx context.Context) error {
+	_, err := h.lan.RunInput(ctx, fmt.Sprintf("table bridge cut-%[1]s {}\ndelete table bridge cut-%[1]s\n", h.Name()), "nft", "-f", "-")
+	return err
+}
+
+func netlinkFamily(addr netip.Addr) int {
+	if addr.Is4() {
+		return netlink.FAMILY_V4
+	}
+	return netlink.FAMILY_V6
+}

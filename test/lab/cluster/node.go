@@ -1,0 +1,208 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cluster
+
+import (
+	"context"
+	"fmt"
+	"runtime"
+	"sync"
+	"time"
+
+	coordinationv1 "k8s.io/api/coordination/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/fairlead-lb/fairlead/test/lab/binaries"
+	"github.com/fairlead-lb/fairlead/test/lab/sandbox"
+)
+
+// Node is a host that is a Node of the cluster. It has no kubelet: the lab writes the Node object, its lease and the
+// status of its Pods.
+type Node struct {
+	*Host
+	Proxy *sandbox.Process // kube-proxy
+
+	lab    *Lab
+	number int // from 1
+
+	mu   sync.Mutex
+	beat context.CancelFunc // stops the heartbeat, nil while it is stopped
+	done chan struct{}      // closed when the heartbeat has stopped
+	pods map[string]*Pod    // by namespace/name
+	made int                // Pods ever made, which numbers their addresses and links
+}
+
+const (
+	heartbeatPeriod = time.Second
+	proxyHealthPort = 10256
+)
+
+// Register creates the Node object and its lease and starts the heartbeat. A Node that exists is left as it is.
+func (n *Node) Register(ctx context.Context) error {
+	pods4, pods6 := podCIDRs(n.lab.cfg.Family, n.number)
+	var cidrs []string
+	for _, p := range perFamily(n.lab.cfg.Family, pods4, pods6) {
+		cidrs = append(cidrs, p.String())
+	}
+	node := &corev1.Node{
+		ObjectMeta: metav1.ObjectMeta{Name: n.Name(), Labels: map[string]string{
+			corev1.LabelHostname: n.Name(), corev1.LabelOSStable: runtime.GOOS, corev1.LabelArchStable: runtime.GOARCH,
+		}},
+		Spec: corev1.NodeSpec{PodCIDR: cidrs[0], PodCIDRs: cidrs},
+	}
+	_, err := n.lab.Kube.CoreV1().Nodes().Create(ctx, node, metav1.CreateOptions{})
+	if err != nil && !apierrors.IsAlreadyExists(err) {
+		return fmt.Errorf("creating Node %s: %w", n.Name(), err)
+	}
+	if err := n.renew(ctx); err != nil {
+		return err
+	}
+	n.ResumeHeartbeat()
+	return nil
+}
+
+// Delete stops the heartbeat and removes the Node object, as an administrator does who takes a machine out. What runs
+// in the node's namespace goes on.
+func (n *Node) Delete(ctx context.Context) error {
+	n.StopHeartbeat()
+	if err := n.lab.Kube.CoreV1().Nodes().Delete(ctx, n.Name(), metav1.DeleteOptions{}); err != nil {
+		return fmt.Errorf("deleting Node %s: %w", n.Name(), err)
+	}
+	return nil
+}
+
+// StopHeartbeat lets the node's lease grow old: after the lab's NodeGrace the controller manager calls it NotReady.
+func (n *Node) StopHeartbeat() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.beat == nil {
+		return
+	}
+	n.beat()
+	<-n.done
+	n.beat = nil
+}
+
+// ResumeHeartbeat renews the lease every second again; a node that was found NotReady, and its Pods, become Ready.
+func (n *Node) ResumeHeartbeat() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.beat != nil {
+		return
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	n.beat, n.done = cancel, done
+	go func() {
+		defer close(done)
+		ticker := time.NewTicker(heartbeatPeriod)
+		defer ticker.Stop()
+		for {
+			if err := n.renew(ctx); err != nil && ctx.Err() == nil {
+				// A test may have stopped the API server: a kubelet would go on trying too.
+				n.lab.log.Info("heartbeat failed", "node", n.Name(), "err", err)
+			}
+			select {
+			case <-ctx.Done():
+				return
+			case <-ticker.C:
+			}
+		}
+	}()
+}
+
+// renew writes the lease, and the Node's status if it is not Ready.
+func (n *Node) renew(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	// The lease first: a Node that is Ready with an old lease would be found NotReady again.
+	if err := n.renewLease(ctx); err != nil {
+		return err
+	}
+	node, err := n.lab.Kube.CoreV1().Nodes().Get(ctx, n.Name(), metav1.GetOptions{ResourceVersion: "0"})
+	if err != nil {
+		return fmt.Errorf("reading Node %s: %w", n.Name(), err)
+	}
+	for _, c := range node.Status.Conditions {
+		if c.Type == corev1.NodeReady && c.Status == corev1.ConditionTrue {
+			return nil
+		}
+	}
+	if node, err = n.lab.Kube.CoreV1().Nodes().Get(ctx, n.Name(), metav1.GetOptions{}); err != nil {
+		return fmt.Errorf("reading Node %s: %w", n.Name(), err)
+	}
+	now := metav1.Now()
+	condition := func(t corev1.NodeConditionType, s corev1.ConditionStatus, reason string) corev1.NodeCondition {
+		return corev1.NodeCondition{Type: t, Status: s, Reason: reason, LastHeartbeatTime: now, LastTransitionTime: now}
+	}
+	node.Status.Conditions = []corev1.NodeCondition{
+		condition(corev1.NodeMemoryPressure, corev1.ConditionFalse, "KubeletHasSufficientMemory"),
+		condition(corev1.NodeDiskPressure, corev1.ConditionFalse, "KubeletHasNoDiskPressure"),
+		condition(corev1.NodePIDPressure, corev1.ConditionFalse, "KubeletHasSufficientPID"),
+		condition(corev1.NodeReady, corev1.ConditionTrue, "KubeletReady"),
+	}
+	node.Status.Addresses = []corev1.NodeAddress{{Type: corev1.NodeHostName, Address: n.Name()}}
+	for _, a := range perFamily(n.lab.cfg.Family, n.IPv4, n.IPv6) {
+		node.Status.Addresses = append(node.Status.Addresses, corev1.NodeAddress{Type: corev1.NodeInternalIP, Address: a.String()})
+	}
+	if _, err := n.lab.Kube.CoreV1().Nodes().UpdateStatus(ctx, node, metav1.UpdateOptions{}); err != nil {
+		return fmt.Errorf("writing the status of Node %s: %w", n.Name(), err)
+	}
+	for _, p := range n.Pods() {
+		if err := p.writeStatus(ctx); err != nil && !apierrors.IsNotFound(err) {
+			return err
+		}
+	}
+	return nil
+}
+
+func (n *Node) renewLease(ctx context.Context) error {
+	leases := n.lab.Kube.CoordinationV1().Leases(corev1.NamespaceNodeLease)
+	now := metav1.NowMicro()
+	seconds := int32(n.lab.cfg.NodeGrace / time.Second)
+	name := n.Name()
+	patch := fmt.Sprintf(`{"spec":{"renewTime":%q}}`, now.UTC().Format(metav1.RFC3339Micro))
+	_, err := leases.Patch(ctx, name, types.MergePatchType, []byte(patch), metav1.PatchOptions{})
+	if apierrors.IsNotFound(err) {
+		_, err = leases.Create(ctx, &coordinationv1.Lease{
+			ObjectMeta: metav1.ObjectMeta{Name: name},
+			Spec:       coordinationv1.LeaseSpec{HolderIdentity: &name, LeaseDurationSeconds: &seconds, RenewTime: &now},
+		}, metav1.CreateOptions{})
+	}
+	if err != nil {
+		return fmt.Errorf("renewing the lease of %s: %w", name, err)
+	}
+	return nil
+}
+
+// startProxy starts kube-proxy with what a namespace needs beside the usual: it may not touch the machine's conntrack limits.
+func (n *Node) startProxy() error {
+	var err error
+	n.Proxy, err = n.lab.start(n.Namespace, "kube-proxy/"+n.Name(), n.lab.programs[binaries.Proxy],
+		"--kubeconfig="+n.lab.Dir+"/kube-proxy.kubeconfig", "--hostname-override="+n.Name(),
+		"--proxy-mode="+string(n.lab.cfg.ProxyMode), "--cluster-cidr="+join(perFamily(n.lab.cfg.Family, Pods4, Pods6)),
+		"--conntrack-max-per-core=0", "--conntrack-tcp-timeout-established=0", "--conntrack-tcp-timeout-close-wait=0",
+		"--v=2")
+	return err
+}
+
+func (n *Node) awaitReady(ctx context.Context) error {
+	if err := n.lab.awaitProcess(ctx, n.Proxy, "kube-proxy of "+n.Name()+" is healthy", func(ctx context.Context) error {
+		return n.okStatus(ctx, proxyHealthPort, "/healthz")
+	}); err != nil {
+		return err
+	}
+	return Poll(ctx, n.Name()+" is Ready and untainted", func(ctx context.Context) error {
+		node, err := n.lab.Kube.CoreV1().Nodes().Get(ctx, n.Name(), metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		if len(node.Spec.Taints) > 0 {
+			return fmt.Errorf("taints %v", node.Spec.Taints)
+		}
+		return nil
+	})
+}

@@ -1,0 +1,276 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cluster
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+
+	"github.com/vishvananda/netlink"
+
+	"github.com/fairlead-lb/fairlead/test/lab/sandbox"
+)
+
+// hostSysctls make a namespace behave as a Linux server does, and let its addresses work without the wait for duplicate
+// address detection: nobody else can be on these wires.
+var hostSysctls = []struct{ key, value string }{
+	{"ipv4/ip_forward", "1"},
+	{"ipv4/conf/all/rp_filter", "2"}, // loose, as systemd's defaults have it
+	{"ipv4/conf/default/rp_filter", "2"},
+	{"ipv6/conf/all/forwarding", "1"},
+	{"ipv6/conf/default/accept_dad", "0"},
+	{"ipv6/conf/default/dad_transmits", "0"},
+	{"ipv6/conf/default/accept_ra", "0"},
+	{"ipv6/conf/all/disable_ipv6", "0"},
+	{"ipv6/conf/default/disable_ipv6", "0"},
+}
+
+// addNamespace makes a namespace that forwards and has no delays.
+func addNamespace(box *sandbox.Sandbox, name string) (*sandbox.Namespace, error) {
+	n, err := box.AddNamespace(name)
+	if err != nil {
+		return nil, err
+	}
+	for _, s := range hostSysctls {
+		if err := n.Sysctl(s.key, s.value); err != nil {
+			return nil, err
+		}
+	}
+	return n, nil
+}
+
+// bridgeName is the LAN's bridge. It lives in a namespace of its own, is no host and has no address.
+const bridgeName = "lan"
+
+func addLAN(box *sandbox.Sandbox) (*sandbox.Namespace, error) {
+	n, err := box.AddNamespace("lan")
+	if err != nil {
+		return nil, err
+	}
+	if err := n.Sysctl("ipv6/conf/default/disable_ipv6", "1"); err != nil {
+		return nil, err
+	}
+	bridge := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: bridgeName}}
+	if err := n.Netlink().LinkAdd(bridge); err != nil {
+		return nil, fmt.Errorf("making the LAN: %w", err)
+	}
+	if err := n.Netlink().LinkSetUp(bridge); err != nil {
+		return nil, fmt.Errorf("making the LAN: %w", err)
+	}
+	return n, nil
+}
+
+// addHost makes a host and plugs it into the LAN. Its default route is the router, unless it is the router.
+func (l *Lab) addHost(name string, group, number byte) (*Host, error) {
+	n, err := addNamespace(l.box, name)
+	if err != nil {
+		return nil, err
+	}
+	h := &Host{Namespace: n, MAC: lanMAC(group, number), lan: l.lan}
+	h.IPv4, h.IPv6 = lanAddrs(l.cfg.Family, group, number)
+
+	bridge, err := l.lan.Netlink().LinkByName(bridgeName)
+	if err != nil {
+		return nil, fmt.Errorf("plugging in %s: %w", name, err)
+	}
+	// The host's end is made inside its namespace at once: the machine under the lab never sees a link.
+	cable := &netlink.Veth{
+		LinkAttrs: netlink.LinkAttrs{Name: name, MasterIndex: bridge.Attrs().Index},
+		PeerName:  Interface, PeerHardwareAddr: h.MAC, PeerNamespace: netlink.NsFd(n.FD()),
+	}
+	if err := l.lan.Netlink().LinkAdd(cable); err != nil {
+		return nil, fmt.Errorf("plugging in %s: %w", name, err)
+	}
+	if err := l.lan.Netlink().LinkSetUp(cable); err != nil {
+		return nil, fmt.Errorf("plugging in %s: %w", name, err)
+	}
+	link, err := setUp(n, Interface, onPrefix(h.IPv4, LAN4), onPrefix(h.IPv6, LAN6))
+	if err != nil {
+		return nil, err
+	}
+	router4, router6 := lanAddrs(l.cfg.Family, 0, 1)
+	for _, gateway := range perFamily(l.cfg.Family, router4, router6) {
+		if gateway == h.IPv4 || gateway == h.IPv6 {
+			continue
+		}
+		if err := addRoute(n, netip.Prefix{}, gateway, link); err != nil {
+			return nil, err
+		}
+	}
+	return h, nil
+}
+
+// addFar makes the far host behind the router.
+func (l *Lab) addFar() (*Host, error) {
+	n, err := addNamespace(l.box, "far")
+	if err != nil {
+		return nil, err
+	}
+	h := &Host{Namespace: n, MAC: lanMAC(0xff, 2)}
+	var gateway4, gateway6 netip.Addr
+	if l.cfg.Family.has4() {
+		gateway4, h.IPv4 = firstAddr(Far4), firstAddr(Far4).Next()
+	}
+	if l.cfg.Family.has6() {
+		gateway6, h.IPv6 = firstAddr(Far6), firstAddr(Far6).Next()
+	}
+	cable := &netlink.Veth{
+		LinkAttrs: netlink.LinkAttrs{Name: "far"},
+		PeerName:  Interface, PeerHardwareAddr: h.MAC, PeerNamespace: netlink.NsFd(n.FD()),
+	}
+	if err := l.Router.Netlink().LinkAdd(cable); err != nil {
+		return nil, fmt.Errorf("plugging in far: %w", err)
+	}
+	if _, err := setUp(l.Router.Namespace, "far", onPrefix(gateway4, Far4), onPrefix(gateway6, Far6)); err != nil {
+		return nil, err
+	}
+	link, err := setUp(n, Interface, onPrefix(h.IPv4, Far4), onPrefix(h.IPv6, Far6))
+	if err != nil {
+		return nil, err
+	}
+	for _, gateway := range perFamily(l.cfg.Family, gateway4, gateway6) {
+		if err := addRoute(n, netip.Prefix{}, gateway, link); err != nil {
+			return nil, err
+		}
+	}
+	return h, nil
+}
+
+// routePods gives every node the routes to the other nodes' Pods.
+func (l *Lab) routePods() error {
+	for _, from := range l.Nodes {
+		link, err := from.Netlink().LinkByName(Interface)
+		if err != nil {
+			return fmt.Errorf("routes of %s: %w", from.Name(), err)
+		}
+		for _, to := range l.Nodes {
+			if from == to {
+				continue
+			}
+			pods4, pods6 := podCIDRs(l.cfg.Family, to.number)
+			for i, pods := range perFamily(l.cfg.Family, pods4, pods6) {
+				if err := addRoute(from.Namespace, pods, perFamily(l.cfg.Family, to.IPv4, to.IPv6)[i], link); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// Every Pod is routed to over a link of its own whose node end has these addresses, so no Pod range needs a gateway.
+var (
+	podGateway4 = netip.MustParseAddr("169.254.1.1")
+	podGateway6 = netip.MustParseAddr("fe80::1")
+)
+
+// addPodNamespace makes the namespace of a Pod behind a node.
+func addPodNamespace(box *sandbox.Sandbox, node *Node, name, link string, v4, v6 netip.Addr) (*sandbox.Namespace, error) {
+	n, err := addNamespace(box, name)
+	if err != nil {
+		return nil, err
+	}
+	cable := &netlink.Veth{
+		LinkAttrs: netlink.LinkAttrs{Name: link},
+		PeerName:  Interface, PeerNamespace: netlink.NsFd(n.FD()),
+	}
+	if err := node.Netlink().LinkAdd(cable); err != nil {
+		return nil, fmt.Errorf("link of Pod %s: %w", name, err)
+	}
+	var gateway4, gateway6 netip.Prefix
+	if v4.IsValid() {
+		gateway4 = netip.PrefixFrom(podGateway4, 32)
+	}
+	if v6.IsValid() {
+		gateway6 = netip.PrefixFrom(podGateway6, 64)
+	}
+	nodeEnd, err := setUp(node.Namespace, link, gateway4, gateway6)
+	if err != nil {
+		return nil, err
+	}
+	podEnd, err := setUp(n, Interface, onHost(v4), onHost(v6))
+	if err != nil {
+		return nil, err
+	}
+	if v4.IsValid() {
+		// The node must not take the gateway's link-local address for the source of what it sends to the Pod.
+		toPod := &netlink.Route{LinkIndex: nodeEnd.Attrs().Index, Dst: ipNet(onHost(v4)), Src: node.IPv4.AsSlice(), Scope: netlink.SCOPE_LINK}
+		if err := node.Netlink().RouteAdd(toPod); err != nil {
+			return nil, fmt.Errorf("route to Pod %s: %w", name, err)
+		}
+		toGateway := &netlink.Route{LinkIndex: podEnd.Attrs().Index, Dst: ipNet(gateway4), Scope: netlink.SCOPE_LINK}
+		if err := n.Netlink().RouteAdd(toGateway); err != nil {
+			return nil, fmt.Errorf("route from Pod %s: %w", name, err)
+		}
+		if err := addRoute(n, netip.Prefix{}, podGateway4, podEnd); err != nil {
+			return nil, err
+		}
+	}
+	if v6.IsValid() {
+		toPod := &netlink.Route{LinkIndex: nodeEnd.Attrs().Index, Dst: ipNet(onHost(v6)), Src: node.IPv6.AsSlice()}
+		if err := node.Netlink().RouteAdd(toPod); err != nil {
+			return nil, fmt.Errorf("route to Pod %s: %w", name, err)
+		}
+		if err := addRoute(n, netip.Prefix{}, podGateway6, podEnd); err != nil {
+			return nil, err
+		}
+	}
+	return n, nil
+}
+
+// setUp gives a link its addresses (an invalid one is left out) and brings it up.
+func setUp(n *sandbox.Namespace, name string, addrs ...netip.Prefix) (netlink.Link, error) {
+	link, err := n.Netlink().LinkByName(name)
+	if err != nil {
+		return nil, fmt.Errorf("link %s of %s: %w", name, n.Name(), err)
+	}
+	for _, a := range addrs {
+		if !a.IsValid() {
+			continue
+		}
+		addr := &netlink.Addr{IPNet: ipNet(a)}
+		if err := n.Netlink().AddrAdd(link, addr); err != nil {
+			return nil, fmt.Errorf("address %s on %s of %s: %w", a, name, n.Name(), err)
+		}
+	}
+	if err := n.Netlink().LinkSetUp(link); err != nil {
+		return nil, fmt.Errorf("link %s of %s: %w", name, n.Name(), err)
+	}
+	return link, nil
+}
+
+// addRoute adds a route by a gateway; an invalid destination is the default route.
+func addRoute(n *sandbox.Namespace, dst netip.Prefix, gateway netip.Addr, link netlink.Link) error {
+	route := &netlink.Route{LinkIndex: link.Attrs().Index, Gw: gateway.AsSlice()}
+	if dst.IsValid() {
+		route.Dst = ipNet(dst)
+	} else if gateway.Is4() {
+		route.Dst = ipNet(netip.PrefixFrom(netip.IPv4Unspecified(), 0))
+	} else {
+		route.Dst = ipNet(netip.PrefixFrom(netip.IPv6Unspecified(), 0))
+	}
+	if err := n.Netlink().RouteAdd(route); err != nil {
+		return fmt.Errorf("route to %s by %s in %s: %w", route.Dst, gateway, n.Name(), err)
+	}
+	return nil
+}
+
+func ipNet(p netip.Prefix) *net.IPNet {
+	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
+}
+
+// onPrefix is an address with the length of the network it is on; invalid for an invalid address.
+func onPrefix(a netip.Addr, network netip.Prefix) netip.Prefix {
+	if !a.IsValid() {
+		return netip.Prefix{}
+	}
+	return netip.PrefixFrom(a, network.Bits())
+}
+
+func onHost(a netip.Addr) netip.Prefix {
+	if !a.IsValid() {
+		return netip.Prefix{}
+	}
+	return netip.PrefixFrom(a, a.BitLen())
+}
