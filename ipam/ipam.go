@@ -211,7 +211,8 @@ type Request struct {
 	Backend           string
 	SharingNamespaces []string
 
-	// Have are the addresses that the Service holds already. Their families are not chosen again.
+	// Have are the addresses that the Service holds already, also under an earlier UID. Their families are not chosen
+	// again.
 	Have []netip.Addr
 }
 
