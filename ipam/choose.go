@@ -13,23 +13,24 @@ import (
 // it then creates.
 func (a *Allocator) Choose(req Request) Choice {
 	q := a.query(req)
-	var wanted []Family
+	wanted := make([]Family, 0, len(families))
 	for _, f := range req.Families {
-		if !slices.Contains(wanted, f) && !slices.ContainsFunc(req.Have, func(h netip.Addr) bool { return FamilyOf(h) == f }) {
+		has := slices.ContainsFunc(req.Have, func(addr netip.Addr) bool { return FamilyOf(addr) == f })
+		if !has && !slices.Contains(wanted, f) && slices.Contains(families[:], f) {
 			wanted = append(wanted, f)
 		}
 	}
 
 	// What does not depend on the other family comes first, so that the other family can follow it into its pool.
-	refused := map[Family]*Refusal{}
-	var open []Family
+	var refused byFamily[*Refusal]
+	open := make([]Family, 0, len(families))
 	for _, f := range wanted {
 		pick, refusal, settled := q.settle(f)
 		switch {
 		case refusal != nil:
-			refused[f] = refusal
+			*refused.of(f) = refusal
 		case settled:
-			q.picks[f] = pick
+			*q.picks.of(f) = pick
 		default:
 			open = append(open, f)
 		}
@@ -38,24 +39,24 @@ func (a *Allocator) Choose(req Request) Choice {
 		q.choosePair(open[0], open[1])
 	}
 	for _, f := range open {
-		if _, done := q.picks[f]; done {
+		if q.picks.of(f).Address.IsValid() {
 			continue
 		}
 		if o, ok := q.best(f, q.home(f)); ok {
-			q.picks[f] = o.pick(f)
+			*q.picks.of(f) = o.pick(f)
 		} else if o, ok := q.best(f, q.auto); ok {
-			q.picks[f] = o.pick(f)
+			*q.picks.of(f) = o.pick(f)
 		} else {
-			refused[f] = q.refuseFamily(f)
+			*refused.of(f) = q.refuseFamily(f)
 		}
 	}
 
 	var c Choice
 	for _, f := range wanted {
-		if pick, ok := q.picks[f]; ok {
-			c.Picks = append(c.Picks, pick)
+		if refusal := *refused.of(f); refusal != nil {
+			c.Refusals = append(c.Refusals, *refusal)
 		} else {
-			c.Refusals = append(c.Refusals, *refused[f])
+			c.Picks = append(c.Picks, *q.picks.of(f))
 		}
 	}
 	for _, addr := range req.Addresses {
@@ -77,14 +78,14 @@ func (a *Allocator) Check(req Request, addr netip.Addr) *Refusal {
 type query struct {
 	*Allocator
 	req      Request
-	admitted []*pool // those whose selectors admit the Service, and which it does not rule out by naming another
-	enabled  []*pool // those of them that give something new
-	auto     []*pool // those of them that give without being asked for by number
-	picks    map[Family]Pick
+	admitted []*pool        // those whose selectors admit the Service, and which it does not rule out by naming another
+	enabled  []*pool        // those of them that give something new
+	auto     []*pool        // those of them that give without being asked for by number
+	picks    byFamily[Pick] // so far
 }
 
 func (a *Allocator) query(req Request) *query {
-	q := &query{Allocator: a, req: req, picks: map[Family]Pick{}}
+	q := &query{Allocator: a, req: req}
 	for _, name := range req.Pools {
 		if p := a.pools[name]; p != nil && (req.PoolNamed == "" || req.PoolNamed == name) {
 			q.admitted = append(q.admitted, p)
@@ -298,7 +299,7 @@ func (q *query) choosePair(f, g Family) {
 		}
 	}
 	if found {
-		q.picks[f], q.picks[g] = best[0].pick(f), best[1].pick(g)
+		*q.picks.of(f), *q.picks.of(g) = best[0].pick(f), best[1].pick(g)
 	}
 }
 
@@ -331,8 +332,8 @@ func (q *query) home(f Family) []*pool {
 			name = e.pool.Value()
 		}
 	}
-	for other, pick := range q.picks {
-		if other != f {
+	for _, other := range families {
+		if pick := q.picks.of(other); other != f && pick.Address.IsValid() {
 			name = pick.Pool
 		}
 	}
@@ -349,8 +350,8 @@ func (q *query) room(p *pool) int {
 		return 2
 	}
 	n := p.MaxPerNamespace - q.bound[quotaKey{unique.Make(p.Name), unique.Make(q.req.Service.Namespace)}]
-	for _, pick := range q.picks {
-		if pick.Pool == p.Name && !q.onIt(pick.Address) {
+	for _, f := range families {
+		if pick := q.picks.of(f); pick.Address.IsValid() && pick.Pool == p.Name && !q.onIt(pick.Address) {
 			n--
 		}
 	}
