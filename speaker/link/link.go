@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package link follows the network interfaces of the machine that can carry addresses.
+package link
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// Link is a network interface.
+type Link struct {
+	Index int
+	Name  string
+	MAC   MAC
+	// Up says that the interface is set up and has a carrier.
+	Up bool
+	// ARP says that the interface has Ethernet addresses and resolves them.
+	ARP bool
+	// Prefixes are the networks of its addresses, with these addresses in
+	// them, sorted.
+	Prefixes []netip.Prefix
+}
+
+// MAC is an Ethernet address.
+type MAC [6]byte
+
+func (m MAC) String() string { return net.HardwareAddr(m[:]).String() }
+
+// Equal tells whether two interfaces are in every respect the same.
+func (l Link) Equal(o Link) bool {
+	return l.Index == o.Index && l.Name == o.Name && l.MAC == o.MAC && l.Up == o.Up && l.ARP == o.ARP &&
+		slices.Equal(l.Prefixes, o.Prefixes)
+}
+
+// fromNetlink returns the interfaces that can carry addresses, in the order of
+// their indices.
+//
+// Loopbacks reach nobody. Ports of a bridge or bond hand their frames to it,
+// so it is the one to answer on; a member of a VRF is an interface in its own
+// right. What else has no use for us (bridges of the pod network, tunnels)
+// needs no rule: no address is on its networks, or it does no ARP.
+func fromNetlink(links []netlink.Link, addrs []netlink.Addr) []Link {
+	kinds := make(map[int]string, len(links))
+	for _, l := range links {
+		kinds[l.Attrs().Index] = l.Type()
+	}
+	out := []Link{}
+	for _, l := range links {
+		a := l.Attrs()
+		if a.RawFlags&unix.IFF_LOOPBACK != 0 || a.MasterIndex != 0 && kinds[a.MasterIndex] != "vrf" {
+			continue
+		}
+		v := Link{
+			Index: a.Index,
+			Name:  a.Name,
+			// The kernel sets RUNNING for the operational states up and
+			// unknown; drivers without carrier detection stay unknown.
+			Up: a.RawFlags&unix.IFF_UP != 0 && a.RawFlags&unix.IFF_RUNNING != 0,
+		}
+		if len(a.HardwareAddr) == len(v.MAC) && a.EncapType == "ether" {
+			v.MAC = MAC(a.HardwareAddr)
+			v.ARP = a.RawFlags&unix.IFF_NOARP == 0
+		}
+		for _, ip := range addrs {
+			if p, ok := network(ip); ok && ip.LinkIndex == a.Index {
+				v.Prefixes = append(v.Prefixes, p)
+			}
+		}
+		slices.SortFunc(v.Prefixes, netip.Prefix.Compare)
+		v.Prefixes = slices.Compact(v.Prefixes)
+		out = append(out, v)
+	}
+	slices.SortFunc(out, func(a, b Link) int { return a.Index - b.Index })
+	return out
+}
+
+// network returns the network that an address puts its interface on. With a
+// peer that is the peer's: the prefix length belongs to it (ip-address(8)).
+func network(a netlink.Addr) (netip.Prefix, bool) {
+	n := a.IPNet
+	if a.Peer != nil {
+		n = a.Peer
+	}
+	if n == nil {
+		return netip.Prefix{}, false
+	}
+	ip, ok := netip.AddrFromSlice(n.IP)
+	ones, size := n.Mask.Size()
+	ip = ip.Unmap()
+	if !ok || size != ip.BitLen() {
+		return netip.Prefix{}, false
+	}
+	return netip.PrefixFrom(ip, ones), true
+}
+
+func (l Link) String() string {
+	return fmt.Sprintf("%d: %s %v up=%v arp=%v %v", l.Index, l.Name, l.MAC, l.Up, l.ARP, l.Prefixes)
+}

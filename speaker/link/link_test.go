@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package link
+
+import (
+	"net"
+	"net/netip"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+func TestFromNetlink(t *testing.T) {
+	mac := MAC{2, 0, 0, 0, 0, 1}
+	attrs := func(index int, name string, flags uint32) netlink.LinkAttrs {
+		return netlink.LinkAttrs{Index: index, Name: name, RawFlags: flags, EncapType: "ether", HardwareAddr: net.HardwareAddr(mac[:])}
+	}
+	enslaved := func(a netlink.LinkAttrs, master int) netlink.LinkAttrs {
+		a.MasterIndex = master
+		return a
+	}
+	addr := func(index int, s string) netlink.Addr {
+		n, err := netlink.ParseIPNet(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return netlink.Addr{IPNet: n, LinkIndex: index}
+	}
+	peer := func(a netlink.Addr, s string) netlink.Addr {
+		a.Peer = addr(0, s).IPNet
+		return a
+	}
+	prefixes := func(s ...string) (p []netip.Prefix) {
+		for _, s := range s {
+			p = append(p, netip.MustParsePrefix(s))
+		}
+		return p
+	}
+	const up = unix.IFF_UP | unix.IFF_RUNNING
+
+	for name, tt := range map[string]struct {
+		links []netlink.Link
+		addrs []netlink.Addr
+		want  []Link
+	}{
+		"an Ethernet interface has its networks, sorted": {
+			links: []netlink.Link{&netlink.Device{LinkAttrs: attrs(2, "eth0", up)}},
+			addrs: []netlink.Addr{addr(2, "fd00::2/64"), addr(2, "192.0.2.2/24"), addr(3, "198.51.100.1/24"), addr(2, "192.0.2.2/24")},
+			want:  []Link{{Index: 2, Name: "eth0", MAC: mac, Up: true, ARP: true, Prefixes: prefixes("192.0.2.2/24", "fd00::2/64")}},
+		},
+		"interfaces come in the order of their indices": {
+			links: []netlink.Link{&netlink.Device{LinkAttrs: attrs(3, "b", up)}, &netlink.Device{LinkAttrs: attrs(2, "a", up)}},
+			want:  []Link{{Index: 2, Name: "a", MAC: mac, Up: true, ARP: true}, {Index: 3, Name: "b", MAC: mac, Up: true, ARP: true}},
+		},
+		"without a carrier it is down": {
+			links: []netlink.Link{&netlink.Device{LinkAttrs: attrs(2, "eth0", unix.IFF_UP)}},
+			want:  []Link{{Index: 2, Name: "eth0", MAC: mac, ARP: true}},
+		},
+		"taken down it is down": {
+			links: []netlink.Link{&netlink.Device{LinkAttrs: attrs(2, "eth0", unix.IFF_RUNNING)}},
+			want:  []Link{{Index: 2, Name: "eth0", MAC: mac, ARP: true}},
+		},
+		"NOARP is no ARP": {
+			links: []netlink.Link{&netlink.Device{LinkAttrs: attrs(2, "dummy0", up|unix.IFF_NOARP)}},
+			want:  []Link{{Index: 2, Name: "dummy0", MAC: mac, Up: true}},
+		},
+		"a tunnel has no Ethernet address": {
+			links: []netlink.Link{&netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: 2, Name: "tun0", RawFlags: up, EncapType: "none"}}},
+			want:  []Link{{Index: 2, Name: "tun0", Up: true}},
+		},
+		"an IPIP tunnel's four bytes are no Ethernet address": {
+			links: []netlink.Link{&netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: 2, Name: "tunl0", RawFlags: up, EncapType: "ipip", HardwareAddr: net.HardwareAddr{192, 0, 2, 1}}}},
+			want:  []Link{{Index: 2, Name: "tunl0", Up: true}},
+		},
+		"a loopback carries nothing": {
+			links: []netlink.Link{&netlink.Device{LinkAttrs: attrs(1, "lo", up|unix.IFF_LOOPBACK)}},
+			want:  []Link{},
+		},
+		"the bridge answers, not its port": {
+			links: []netlink.Link{&netlink.Device{LinkAttrs: enslaved(attrs(2, "eth0", up), 3)}, &netlink.Bridge{LinkAttrs: attrs(3, "br0", up)}},
+			addrs: []netlink.Addr{addr(3, "192.0.2.2/24")},
+			want:  []Link{{Index: 3, Name: "br0", MAC: mac, Up: true, ARP: true, Prefixes: prefixes("192.0.2.2/24")}},
+		},
+		"a member of a VRF answers itself": {
+			links: []netlink.Link{&netlink.Vrf{LinkAttrs: attrs(9, "red", up|unix.IFF_NOARP)}, &netlink.Device{LinkAttrs: enslaved(attrs(2, "eth0", up), 9)}},
+			addrs: []netlink.Addr{addr(2, "192.0.2.2/24")},
+			want:  []Link{{Index: 2, Name: "eth0", MAC: mac, Up: true, ARP: true, Prefixes: prefixes("192.0.2.2/24")}, {Index: 9, Name: "red", MAC: mac, Up: true}},
+		},
+		"with a peer address the network is the peer's": {
+			links: []netlink.Link{&netlink.Device{LinkAttrs: attrs(2, "eth0", up)}},
+			addrs: []netlink.Addr{peer(addr(2, "192.0.2.2/32"), "198.51.100.1/24")},
+			want:  []Link{{Index: 2, Name: "eth0", MAC: mac, Up: true, ARP: true, Prefixes: prefixes("198.51.100.1/24")}},
+		},
+		"an IPv4 address of 16 bytes is an IPv4 address": {
+			links: []netlink.Link{&netlink.Device{LinkAttrs: attrs(2, "eth0", up)}},
+			addrs: []netlink.Addr{{LinkIndex: 2, IPNet: &net.IPNet{IP: net.ParseIP("192.0.2.2"), Mask: net.CIDRMask(24, 32)}}},
+			want:  []Link{{Index: 2, Name: "eth0", MAC: mac, Up: true, ARP: true, Prefixes: prefixes("192.0.2.2/24")}},
+		},
+		"an address without a sound mask is on no network": {
+			links: []netlink.Link{&netlink.Device{LinkAttrs: attrs(2, "eth0", up)}},
+			addrs: []netlink.Addr{{LinkIndex: 2}, {LinkIndex: 2, IPNet: &net.IPNet{IP: net.ParseIP("192.0.2.2"), Mask: net.IPMask{255, 0, 255, 0}}}},
+			want:  []Link{{Index: 2, Name: "eth0", MAC: mac, Up: true, ARP: true}},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got := fromNetlink(tt.links, tt.addrs)
+			if diff := cmp.Diff(tt.want, got, cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })); diff != "" {
+				t.Errorf("links (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
