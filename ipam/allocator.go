@@ -67,7 +67,7 @@ func (a *Allocator) SetAvoid(avoid []netipx.IPRange) {
 
 // Put sets the state of one address to what its object says, in or outside every pool. The zero Addr is ignored.
 // Of a Holding without a SharingKey only the names of the holders are kept, for nobody can join them: Get returns it
-// without their Ports, Backend and SharingNamespaces.
+// without their Ports, Backend and SharingNamespaces. The Allocator keeps a copy of h.
 func (a *Allocator) Put(h Holding) {
 	if !h.Address.IsValid() {
 		return
@@ -82,7 +82,7 @@ func (a *Allocator) Delete(addr netip.Addr) {
 	}
 }
 
-// Get returns the Holding of addr, if there is one.
+// Get returns the Holding of addr, if there is one. It is a copy.
 func (a *Allocator) Get(addr netip.Addr) (Holding, bool) {
 	e := a.entry(addr)
 	if e == nil || e.state == 0 {

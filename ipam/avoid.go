@@ -26,29 +26,15 @@ func spansHave(spans []span, key uint128) bool {
 // end in .0 or .255. It never depends on what is held, so counting them takes no tree.
 type avoidance struct {
 	spans  []span
-	before []uint128 // how many addresses the spans before each one have, buggy ones left out where buggy is set
+	before []uint128 // by span: how many addresses those before it have, without the buggy ones where buggy is set
 	buggy  bool
 }
 
-// newAvoidance makes an avoidance of sorted, disjoint spans that are not adjacent.
+// newAvoidance makes an avoidance of sorted, disjoint spans.
 func newAvoidance(spans []span, buggy bool) avoidance {
-	a := avoidance{buggy: buggy}
+	a := avoidance{spans: spans, buggy: buggy}
+	var sum uint128
 	for _, s := range spans {
-		// A span takes in its buggy neighbours, so that whatever follows a span is clear.
-		for buggy && s.from != (uint128{}) && isBuggy(s.from.sub(uint128{0, 1})) {
-			s.from = s.from.sub(uint128{0, 1})
-		}
-		for buggy && s.to != maxIPv4 && isBuggy(s.to.plus(1)) {
-			s.to = s.to.plus(1)
-		}
-		if last := len(a.spans) - 1; last >= 0 && !a.spans[last].to.plus(1).less(s.from) {
-			a.spans[last].to = s.to
-			continue
-		}
-		a.spans = append(a.spans, s)
-	}
-	sum := uint128{}
-	for _, s := range a.spans {
 		a.before = append(a.before, sum)
 		sum = sum.add(a.size(s.from, s.to.plus(1)))
 	}

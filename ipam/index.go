@@ -190,9 +190,9 @@ func (x *index) weigh(key uint128, e *entry) {
 	}
 	e.weighs = 0
 	for v := range x.avoid {
-		clear := !x.avoid[v].has(key)
-		set(taken+weight(v), clear)
-		set(held+weight(v), clear && (e.foreign || e.state != Resting))
+		choosable := !x.avoid[v].has(key)
+		set(taken+weight(v), choosable)
+		set(held+weight(v), choosable && (e.foreign || e.state != Resting))
 	}
 	set(allocated, e.state == Bound || e.state == Reserved)
 }

@@ -13,10 +13,7 @@ import (
 // uint128 is an address as a number, or a count of addresses. Sums and differences wrap around.
 type uint128 struct{ hi, lo uint64 }
 
-var (
-	maxUint128 = uint128{^uint64(0), ^uint64(0)}
-	maxIPv4    = uint128{0, 1<<32 - 1}
-)
+var maxUint128 = uint128{^uint64(0), ^uint64(0)}
 
 func numberOf(addr netip.Addr) uint128 {
 	if addr.Is4() {
@@ -38,12 +35,7 @@ func (a uint128) addr(f Family) netip.Addr {
 	return netip.AddrFrom16(b)
 }
 
-func (a uint128) cmp(b uint128) int {
-	if c := cmp.Compare(a.hi, b.hi); c != 0 {
-		return c
-	}
-	return cmp.Compare(a.lo, b.lo)
-}
+func (a uint128) cmp(b uint128) int { return cmp.Or(cmp.Compare(a.hi, b.hi), cmp.Compare(a.lo, b.lo)) }
 
 func (a uint128) less(b uint128) bool { return a.hi < b.hi || a.hi == b.hi && a.lo < b.lo }
 
