@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controller
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	"github.com/fairlead-lb/fairlead/api/v1alpha1"
+	"github.com/fairlead-lb/fairlead/ipam"
+	"github.com/fairlead-lb/fairlead/plan"
+)
+
+// Reasons of the PoolMismatch condition.
+const (
+	reasonNotInPool = "NotInPool"
+	reasonPoolGone  = "PoolGone"
+	reasonInPool    = "InPool"
+)
+
+// reconcileAddress lets a resting address go when its time has come, proposes
+// another owner for one that has none that is good, and says when its pool no
+// longer has it.
+func (c *Controller) reconcileAddress(ctx context.Context, req reconcile.Request) (reconcile.Result, error) {
+	addr, err := ipam.ParseObjectName(req.Name)
+	if err != nil {
+		return reconcile.Result{}, nil // CEL lets no such object in
+	}
+	obj := c.ledger.object(addr)
+	switch {
+	case obj == nil:
+		return reconcile.Result{}, nil
+	case len(obj.Spec.Services) > 0:
+		if err := c.place(ctx, addr); err != nil {
+			return reconcile.Result{}, fmt.Errorf("propose an owner: %w", err)
+		}
+		return reconcile.Result{}, c.checkPool(ctx, addr, obj)
+	case obj.Spec.ReservedFor != nil:
+		return reconcile.Result{}, nil
+	}
+	released := obj.CreationTimestamp
+	if obj.Spec.Released != nil {
+		released = obj.Spec.Released.At
+	}
+	if left := released.Add(c.pools.reuseAfter(obj.Spec.Pool)).Sub(c.now()); left > 0 {
+		return reconcile.Result{RequeueAfter: left}, nil
+	}
+	w := &write{object: obj, done: make(chan struct{})}
+	c.ledger.mu.Lock()
+	if c.ledger.intended[addr] != nil || c.ledger.objects[addr] != obj {
+		c.ledger.mu.Unlock()
+		return reconcile.Result{}, nil // somebody takes it; the event comes back here
+	}
+	c.ledger.intendLocked(addr, w)
+	c.ledger.mu.Unlock()
+	_, err = c.remove(ctx, addr, w)
+	return reconcile.Result{}, err
+}
+
+// place proposes an owner if neither the claimant nor the one proposed may own
+// the address any longer.
+func (c *Controller) place(ctx context.Context, addr netip.Addr) error {
+	w := c.decidePlace(ctx, addr)
+	if w == nil {
+		return nil
+	}
+	// Whoever was faster is in the ledger now, and comes back here as an event.
+	_, err := c.store(ctx, w)
+	return err
+}
+
+func (c *Controller) decidePlace(ctx context.Context, addr netip.Addr) *write {
+	l := c.ledger
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	known := l.objects[addr]
+	if known == nil || l.intended[addr] != nil {
+		return nil
+	}
+	a := planAddress(known, addr, func(name types.NamespacedName) endpoints { return c.serviceEndpoints(ctx, name) })
+	nodes := *c.nodes.Load()
+	if _, ok := plan.Owner(a, nodes); ok {
+		return nil
+	}
+	node, ok := plan.Propose(a, nodes, l.counts)
+	if !ok || node == known.Spec.Owner {
+		return nil
+	}
+	w := &write{object: known.DeepCopy(), done: make(chan struct{})}
+	w.object.Spec.Owner = node
+	l.intendLocked(addr, w)
+	return w
+}
+
+// checkPool keeps the PoolMismatch condition. It is absent as long as the pool
+// has always had the address.
+func (c *Controller) checkPool(ctx context.Context, addr netip.Addr, obj *v1alpha1.LoadBalancerIP) error {
+	cond := metav1.Condition{
+		Type: v1alpha1.PoolMismatch, Status: metav1.ConditionFalse, Reason: reasonInPool,
+		Message: fmt.Sprintf("pool %s has %s", obj.Spec.Pool, addr), ObservedGeneration: obj.Generation,
+	}
+	c.ledger.mu.Lock()
+	in := obj.Spec.Pool == "" || slices.Contains(c.ledger.alloc.PoolsContaining(addr), obj.Spec.Pool)
+	c.ledger.mu.Unlock()
+	if !in {
+		cond.Status, cond.Reason = metav1.ConditionTrue, reasonNotInPool
+		cond.Message = fmt.Sprintf("pool %s no longer has %s; it stays with its Service and is announced until that is deleted or asks for another", obj.Spec.Pool, addr)
+		if c.pools.get(obj.Spec.Pool) == nil {
+			cond.Reason = reasonPoolGone
+			cond.Message = fmt.Sprintf("pool %s, which %s came from, is gone; it stays with its Service and is announced until that is deleted or asks for another", obj.Spec.Pool, addr)
+		}
+	}
+	before := meta.FindStatusCondition(obj.Status.Conditions, v1alpha1.PoolMismatch)
+	if before == nil && in || before != nil && before.Status == cond.Status && before.Reason == cond.Reason && before.Message == cond.Message {
+		return nil
+	}
+	updated := obj.DeepCopy()
+	cond.LastTransitionTime = metav1.NewTime(c.now())
+	meta.SetStatusCondition(&updated.Status.Conditions, cond)
+	err := c.client.Status().Patch(ctx, updated, client.MergeFromWithOptions(obj, client.MergeFromWithOptimisticLock{}))
+	if apierrors.IsConflict(err) || apierrors.IsNotFound(err) {
+		return nil // its event comes back here
+	}
+	if err != nil {
+		return fmt.Errorf("patch status: %w", err)
+	}
+	c.ledger.observe(updated)
+	return nil
+}

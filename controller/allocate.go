@@ -1,0 +1,433 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controller
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/fairlead-lb/fairlead/api/v1alpha1"
+	"github.com/fairlead-lb/fairlead/ipam"
+)
+
+// Allocation is what a Service has after Allocate.
+type Allocation struct {
+	// Addresses are bound to the Service, in the order of its families.
+	Addresses []netip.Addr
+	// Pools are the pools that they came from, empty for none.
+	Pools []string
+	// Refusals say what the Service wants and does not get.
+	Refusals []ipam.Refusal
+	// Surplus are bound to the Service too, and have to be released once its
+	// status no longer shows them.
+	Surplus []netip.Addr
+	// Partial says that the refusals leave the Service served, as its
+	// ipFamilyPolicy allows.
+	Partial bool
+}
+
+// maxDecisions bounds how often one reconcile decides again after it lost a
+// race. Each time the ledger has learnt of the winner.
+const maxDecisions = 16
+
+// errContended is returned when others kept winning; the Service is tried
+// again later.
+var errContended = errors.New("other writers kept taking the chosen addresses")
+
+// Allocate binds to svc the addresses that it asks for and does not hold yet,
+// and keeps those that it holds. It writes LoadBalancerIPs, never the Service,
+// and never releases: a caller shows the addresses first. A refusal is an
+// answer; an error means that the API server didn't say.
+//
+// adopt are addresses that the Service's status shows under our own condition
+// although no object records them: somebody deleted the objects. They are
+// bound again unless another Service has them.
+func (c *Controller) Allocate(ctx context.Context, svc *corev1.Service, adopt []netip.Addr) (Allocation, error) {
+	want := readContract(svc)
+	want.request.Pools = c.pools.admitting(svc, c.namespaceLabels(ctx, svc.Namespace))
+	endpoints := c.endpointsOf(ctx, svc)
+	visible, _ := shown(svc)
+	for range maxDecisions {
+		d := c.decide(ctx, svc, want, visible, adopt, endpoints)
+		if d.busy != nil {
+			select {
+			case <-d.busy:
+				continue
+			case <-ctx.Done():
+				return Allocation{}, ctx.Err()
+			}
+		}
+		var errs []error
+		lost := false
+		for _, w := range d.writes {
+			stored, err := c.store(ctx, w)
+			errs = append(errs, err)
+			lost = lost || stored == nil
+		}
+		if err := errors.Join(errs...); err != nil {
+			return Allocation{}, err
+		}
+		if !lost {
+			return d.Allocation, nil
+		}
+	}
+	return Allocation{}, errContended
+}
+
+// decision is what Allocate will do: either writes, or to wait for another
+// worker's write.
+type decision struct {
+	Allocation
+	writes []*write
+	busy   <-chan struct{}
+}
+
+// decide chooses under the ledger's lock and enters the choice as intended.
+func (c *Controller) decide(ctx context.Context, svc *corev1.Service, want contract, visible, adopt []netip.Addr, endpoints endpoints) decision {
+	l := c.ledger
+	l.mu.Lock()
+	defer l.mu.Unlock()
+
+	held := l.heldLocked(types.NamespacedName{Namespace: svc.Namespace, Name: svc.Name})
+	for _, addr := range held {
+		if w := l.intended[addr]; w != nil {
+			return decision{busy: w.done}
+		}
+	}
+	d := c.chooseLocked(want, held, visible, adopt)
+	for _, addr := range d.Addresses {
+		if w := l.intended[addr]; w != nil {
+			return decision{busy: w.done}
+		}
+	}
+	for i, addr := range d.Addresses {
+		if w := c.bindLocked(ctx, svc, want, addr, d.Pools[i], endpoints); w != nil {
+			d.writes = append(d.writes, w)
+		}
+	}
+	for _, w := range d.writes {
+		l.intendLocked(netip.MustParseAddr(w.object.Spec.Address), w)
+	}
+	return d
+}
+
+// chooseLocked decides which address of each family the Service has from now
+// on. What is held stays unless the Service itself asks for something else.
+func (c *Controller) chooseLocked(want contract, held, visible, adopt []netip.Addr) decision {
+	l, req := c.ledger, want.request
+	var d decision
+	chosen := map[ipam.Family]ipam.Pick{}
+
+	var missing []ipam.Family
+	for _, family := range req.Families {
+		keep, refusal := c.keepLocked(want, family, held, visible)
+		if refusal != nil {
+			d.Refusals = append(d.Refusals, *refusal)
+		}
+		if !keep.IsValid() {
+			keep = c.adoptLocked(req, family, adopt)
+		}
+		if keep.IsValid() {
+			pick := ipam.Pick{Address: keep}
+			if obj := l.objects[keep]; obj != nil {
+				pick.Pool = obj.Spec.Pool
+			}
+			if pools := l.alloc.PoolsContaining(keep); pick.Pool == "" && len(pools) > 0 {
+				pick.Pool = pools[0]
+			}
+			chosen[family] = pick
+			req.Have = append(req.Have, keep)
+		} else if refusal == nil {
+			missing = append(missing, family)
+		}
+	}
+	if want.invalid != nil {
+		d.Refusals = append(d.Refusals, *want.invalid)
+	} else if len(missing) > 0 {
+		req.Families = missing
+		choice := l.alloc.Choose(req)
+		d.Refusals = append(d.Refusals, choice.Refusals...)
+		for _, pick := range choice.Picks {
+			chosen[ipam.FamilyOf(pick.Address)] = pick
+		}
+	}
+	for _, family := range want.request.Families {
+		pick, ok := chosen[family]
+		// All or nothing, but what clients use already is not taken away.
+		if ok && (want.partial || len(d.Refusals) == 0 || slices.Contains(visible, pick.Address)) {
+			d.Addresses = append(d.Addresses, pick.Address)
+			d.Pools = append(d.Pools, pick.Pool)
+		}
+	}
+	for _, addr := range held {
+		if !slices.Contains(d.Addresses, addr) {
+			d.Surplus = append(d.Surplus, addr)
+		}
+	}
+	d.Partial = want.partial && want.invalid == nil && len(d.Addresses) > 0 && len(d.Refusals) < len(want.request.Families)
+	return d
+}
+
+// keepLocked returns the held address of a family that the Service keeps, or
+// the zero Addr if it is to get another. A refusal says that the Service asked
+// for something else and can't have it.
+func (c *Controller) keepLocked(want contract, family ipam.Family, held, visible []netip.Addr) (netip.Addr, *ipam.Refusal) {
+	l, req := c.ledger, want.request
+	var current netip.Addr
+	for _, addr := range held {
+		// What the status shows is what clients use; else the oldest, which
+		// comes first.
+		if ipam.FamilyOf(addr) == family && (!current.IsValid() || slices.Contains(visible, addr) && !slices.Contains(visible, current)) {
+			current = addr
+		}
+	}
+	if want.invalid != nil || !current.IsValid() {
+		return current, nil
+	}
+	if i := slices.IndexFunc(req.Addresses, func(a netip.Addr) bool { return ipam.FamilyOf(a) == family }); i >= 0 && req.Addresses[i] != current {
+		if slices.Contains(held, req.Addresses[i]) {
+			return req.Addresses[i], nil
+		}
+		if refusal := l.alloc.Check(req, req.Addresses[i]); refusal != nil {
+			return current, refusal
+		}
+		return netip.Addr{}, nil
+	}
+	if len(l.effectiveLocked(current).Spec.Services) > 1 && l.alloc.Check(req, current) != nil {
+		// Its own ports, key or policy no longer go with those of the others.
+		return netip.Addr{}, nil
+	}
+	if req.PoolNamed != "" && !slices.Contains(l.alloc.PoolsContaining(current), req.PoolNamed) && l.effectiveLocked(current).Spec.Pool != req.PoolNamed {
+		move := req
+		move.Families = []ipam.Family{family}
+		if refusals := l.alloc.Choose(move).Refusals; len(refusals) > 0 {
+			return current, &refusals[0]
+		}
+		return netip.Addr{}, nil
+	}
+	return current, nil
+}
+
+// adoptLocked returns the address of a family that the Service's status shows
+// under our condition and that nobody else has.
+func (c *Controller) adoptLocked(req ipam.Request, family ipam.Family, adopt []netip.Addr) netip.Addr {
+	for _, addr := range adopt {
+		if ipam.FamilyOf(addr) != family {
+			continue
+		}
+		h, known := c.ledger.alloc.Get(addr)
+		if !known || h.State() == ipam.Resting || c.ledger.alloc.Check(req, addr) == nil {
+			return addr
+		}
+	}
+	return netip.Addr{}
+}
+
+// bindLocked returns the write that makes addr's object say that svc holds it,
+// or nil if it says so.
+func (c *Controller) bindLocked(ctx context.Context, svc *corev1.Service, want contract, addr netip.Addr, pool string, endpoints endpoints) *write {
+	binding := v1alpha1.ServiceBinding{
+		ServiceName: v1alpha1.ServiceName{Namespace: svc.Namespace, Name: svc.Name},
+		UID:         svc.UID,
+	}
+	for _, p := range want.request.Ports {
+		binding.Ports = append(binding.Ports, v1alpha1.ServicePort{Protocol: corev1.Protocol(p.Protocol), Port: int32(p.Number)})
+	}
+	w := &write{done: make(chan struct{})}
+	if known := c.ledger.objects[addr]; known != nil {
+		w.object = known.DeepCopy()
+	} else {
+		w.create = true
+		w.object = &v1alpha1.LoadBalancerIP{
+			ObjectMeta: metav1.ObjectMeta{Name: ipam.ObjectName(addr)},
+			Spec:       v1alpha1.LoadBalancerIPSpec{Address: addr.String()},
+		}
+	}
+	spec := &w.object.Spec
+	i := slices.IndexFunc(spec.Services, func(b v1alpha1.ServiceBinding) bool { return b.ServiceName == binding.ServiceName })
+	switch {
+	case i < 0:
+		if len(spec.Services) == 0 {
+			spec.Pool = pool
+		}
+		spec.Services = append(spec.Services, binding)
+	case spec.Services[i].UID == binding.UID && slices.Equal(spec.Services[i].Ports, binding.Ports) && (spec.SharingKey == want.request.SharingKey || len(spec.Services) > 1):
+		return nil
+	default:
+		spec.Services[i] = binding
+	}
+	if len(spec.Services) == 1 {
+		spec.SharingKey = want.request.SharingKey
+	}
+	spec.Released = nil
+	spec.Holder = holderLine(spec)
+	c.proposeLocked(ctx, w.object, addr, endpoints)
+	return w
+}
+
+// holderLine says in one line who has the address.
+func holderLine(spec *v1alpha1.LoadBalancerIPSpec) string {
+	if len(spec.Services) == 0 {
+		return ""
+	}
+	first := spec.Services[0].Namespace + "/" + spec.Services[0].Name
+	if more := len(spec.Services) - 1; more > 0 {
+		return fmt.Sprintf("%s +%d", first, more)
+	}
+	return first
+}
+
+// store carries out an intended write and tells the ledger. It returns nil
+// and no error when the API server refused because somebody was faster: the
+// ledger then knows the object that won.
+func (c *Controller) store(ctx context.Context, w *write) (*v1alpha1.LoadBalancerIP, error) {
+	addr := netip.MustParseAddr(w.object.Spec.Address)
+	obj := w.object.DeepCopy()
+	var err error
+	if w.create {
+		err = c.client.Create(ctx, obj)
+	} else {
+		err = c.client.Update(ctx, obj)
+	}
+	switch {
+	case err == nil:
+		before := c.ledger.settle(addr, w, obj)
+		if freed(before, obj) {
+			c.wake()
+		}
+		return obj, nil
+	case apierrors.IsAlreadyExists(err), apierrors.IsConflict(err), apierrors.IsNotFound(err):
+		return nil, c.learn(ctx, addr, w)
+	default:
+		c.ledger.settle(addr, w, nil)
+		return nil, fmt.Errorf("write LoadBalancerIP %s: %w", obj.Name, err)
+	}
+}
+
+// learn reads the object that made a write fail.
+func (c *Controller) learn(ctx context.Context, addr netip.Addr, w *write) error {
+	current := &v1alpha1.LoadBalancerIP{}
+	err := c.live.Get(ctx, client.ObjectKey{Name: w.object.Name}, current)
+	switch {
+	case err == nil:
+		c.ledger.settle(addr, w, current)
+		return nil
+	case apierrors.IsNotFound(err):
+		c.ledger.settleDeleted(addr, w, w.object.UID, false)
+		return nil
+	default:
+		c.ledger.settle(addr, w, nil)
+		return fmt.Errorf("read LoadBalancerIP %s: %w", w.object.Name, err)
+	}
+}
+
+// release takes a Service off an address. The caller has made sure that the
+// Service is gone, or that its status no longer shows the address.
+func (c *Controller) release(ctx context.Context, name types.NamespacedName, addr netip.Addr) error {
+	for range maxDecisions {
+		w, remove, busy := c.decideRelease(name, addr)
+		if busy != nil {
+			select {
+			case <-busy:
+				continue
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}
+		if w == nil {
+			return nil
+		}
+		if !remove {
+			stored, err := c.store(ctx, w)
+			if stored != nil || err != nil {
+				return err
+			}
+			continue
+		}
+		gone, err := c.remove(ctx, addr, w)
+		if gone || err != nil {
+			return err
+		}
+	}
+	return errContended
+}
+
+func (c *Controller) decideRelease(name types.NamespacedName, addr netip.Addr) (w *write, remove bool, busy <-chan struct{}) {
+	l := c.ledger
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if w := l.intended[addr]; w != nil {
+		return nil, false, w.done
+	}
+	known := l.objects[addr]
+	if known == nil {
+		return nil, false, nil
+	}
+	i := slices.IndexFunc(known.Spec.Services, func(b v1alpha1.ServiceBinding) bool {
+		return b.Namespace == name.Namespace && b.Name == name.Name
+	})
+	if i < 0 {
+		return nil, false, nil
+	}
+	w = &write{object: known.DeepCopy(), done: make(chan struct{})}
+	spec := &w.object.Spec
+	spec.Services = slices.Delete(spec.Services, i, i+1)
+	spec.Holder = holderLine(spec)
+	if len(spec.Services) == 0 {
+		spec.SharingKey = ""
+		if spec.ReservedFor == nil {
+			spec.Released = &v1alpha1.Release{Service: v1alpha1.ServiceName{Namespace: name.Namespace, Name: name.Name}, At: metav1.NewTime(c.now().Truncate(time.Second))}
+			remove = c.pools.reuseAfter(spec.Pool) == 0
+		}
+	}
+	l.intendLocked(addr, w)
+	return w, remove, nil
+}
+
+// remove deletes the object of an address that nobody holds. It reports false
+// when the object has changed since, which the ledger then knows.
+func (c *Controller) remove(ctx context.Context, addr netip.Addr, w *write) (bool, error) {
+	err := c.client.Delete(ctx, &v1alpha1.LoadBalancerIP{ObjectMeta: metav1.ObjectMeta{Name: w.object.Name}},
+		client.Preconditions{UID: &w.object.UID, ResourceVersion: &w.object.ResourceVersion})
+	switch {
+	case err == nil:
+		c.ledger.settleDeleted(addr, w, w.object.UID, true)
+		c.wake()
+		return true, nil
+	case apierrors.IsNotFound(err):
+		c.ledger.settleDeleted(addr, w, w.object.UID, false)
+		return true, nil
+	case apierrors.IsConflict(err):
+		return false, c.learn(ctx, addr, w)
+	default:
+		c.ledger.settle(addr, w, nil)
+		return false, fmt.Errorf("delete LoadBalancerIP %s: %w", w.object.Name, err)
+	}
+}
+
+// freed reports whether a change of an address may lift a refusal: a Service
+// left it or changed its ports, or it is reserved no longer or for another.
+func freed(before, after *v1alpha1.LoadBalancerIP) bool {
+	if before == nil {
+		return false
+	}
+	for _, b := range before.Spec.Services {
+		if !slices.ContainsFunc(after.Spec.Services, func(a v1alpha1.ServiceBinding) bool {
+			return a.ServiceName == b.ServiceName && slices.Equal(a.Ports, b.Ports)
+		}) {
+			return true
+		}
+	}
+	return before.Spec.SharingKey != after.Spec.SharingKey || !equality.Semantic.DeepEqual(before.Spec.ReservedFor, after.Spec.ReservedFor)
+}

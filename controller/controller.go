@@ -1,0 +1,370 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controller
+
+import (
+	"context"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/types"
+	toolscache "k8s.io/client-go/tools/cache"
+	"k8s.io/client-go/tools/events"
+	"k8s.io/client-go/util/workqueue"
+
+	"golang.org/x/sync/errgroup"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller"
+	"sigs.k8s.io/controller-runtime/pkg/manager"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	"github.com/fairlead-lb/fairlead/api/v1alpha1"
+	"github.com/fairlead-lb/fairlead/ipam"
+	"github.com/fairlead-lb/fairlead/plan"
+)
+
+// Options of a Controller.
+type Options struct {
+	Classes Classes
+	// Workers is how many Services, and how many addresses, are worked on at
+	// once. Most of a worker's time is spent waiting for the API server.
+	Workers int
+}
+
+// poolStatusDelay gathers the changes that a burst of Services makes to a
+// pool's counts into one write.
+const poolStatusDelay = time.Second
+
+// Controller allocates addresses, shows them in Services, and proposes owners.
+// Any number may run: the API server keeps them from giving an address twice.
+// With leader election one runs and the others have warm caches.
+type Controller struct {
+	client   client.Client
+	live     client.Reader
+	cache    cache.Cache
+	recorder events.EventRecorder
+	opts     Options
+	now      func() time.Time
+
+	ledger *ledger
+	pools  *pools
+	nodes  atomic.Pointer[[]plan.Node]
+
+	services   queue
+	addresses  queue
+	poolStatus queue
+	config     queue
+}
+
+type queue = workqueue.TypedRateLimitingInterface[reconcile.Request]
+
+// Keys of the config queue.
+const (
+	poolsChanged = "pools"
+	nodesChanged = "nodes"
+)
+
+// Add registers a Controller with the manager, which runs it once it leads.
+func Add(ctx context.Context, mgr manager.Manager, opts Options) error {
+	if err := mgr.GetFieldIndexer().IndexField(ctx, &discoveryv1.EndpointSlice{}, endpointsByService, indexEndpointsByService); err != nil {
+		return fmt.Errorf("index EndpointSlices: %w", err)
+	}
+	c := &Controller{
+		client:     mgr.GetClient(),
+		live:       mgr.GetAPIReader(),
+		cache:      mgr.GetCache(),
+		recorder:   mgr.GetEventRecorder("fairlead-controller"),
+		opts:       opts,
+		now:        time.Now,
+		ledger:     newLedger(),
+		pools:      &pools{},
+		services:   newQueue("services"),
+		addresses:  newQueue("addresses"),
+		poolStatus: newQueue("pool-status"),
+		config:     newQueue("config"),
+	}
+	// Warm the caches before the lease is won.
+	for _, obj := range watched() {
+		if _, err := mgr.GetCache().GetInformer(ctx, obj); err != nil {
+			return fmt.Errorf("watch %T: %w", obj, err)
+		}
+	}
+	if err := registerMetrics(c); err != nil {
+		return fmt.Errorf("register metrics: %w", err)
+	}
+	return mgr.Add(c)
+}
+
+func watched() []client.Object {
+	return []client.Object{
+		&corev1.Service{}, &corev1.Namespace{}, &corev1.Node{}, &discoveryv1.EndpointSlice{},
+		&v1alpha1.LoadBalancerIPPool{}, &v1alpha1.LoadBalancerIP{},
+	}
+}
+
+func newQueue(name string) queue {
+	return workqueue.NewTypedRateLimitingQueueWithConfig(
+		workqueue.NewTypedItemExponentialFailureRateLimiter[reconcile.Request](5*time.Millisecond, 30*time.Second),
+		workqueue.TypedRateLimitingQueueConfig[reconcile.Request]{Name: name})
+}
+
+func request(name string) reconcile.Request {
+	return reconcile.Request{NamespacedName: types.NamespacedName{Name: name}}
+}
+
+// Start runs until ctx ends. The manager calls it once, after the lease is won
+// and the caches are filled.
+func (c *Controller) Start(ctx context.Context) error {
+	if err := c.fill(ctx); err != nil {
+		return fmt.Errorf("read what is held: %w", err)
+	}
+	stop, err := c.watch(ctx)
+	if err != nil {
+		return err
+	}
+	defer stop()
+	g, ctx := errgroup.WithContext(ctx)
+	for _, r := range []struct {
+		name    string
+		queue   queue
+		workers int
+		do      reconcile.Func
+	}{
+		{"services", c.services, c.opts.Workers, c.reconcileService},
+		{"addresses", c.addresses, c.opts.Workers, c.reconcileAddress},
+		{"pool-status", c.poolStatus, 1, c.reconcilePoolStatus},
+		{"config", c.config, 1, c.reconcileConfig},
+	} {
+		run, err := controller.NewUnmanaged(r.name, controller.Options{
+			Reconciler:              r.do,
+			MaxConcurrentReconciles: r.workers,
+			NewQueue: func(string, workqueue.TypedRateLimiter[reconcile.Request]) workqueue.TypedRateLimitingInterface[reconcile.Request] {
+				return r.queue
+			},
+		})
+		if err != nil {
+			return fmt.Errorf("controller %s: %w", r.name, err)
+		}
+		g.Go(func() error { return run.Start(ctx) })
+	}
+	return g.Wait()
+}
+
+// NeedLeaderElection makes the manager start a Controller on the leader only.
+func (c *Controller) NeedLeaderElection() bool { return true }
+
+// fill reads everything that is held, and what Services show, from the API
+// server itself. The cache may be behind what the last leader wrote.
+func (c *Controller) fill(ctx context.Context) error {
+	if err := c.readPools(ctx); err != nil {
+		return err
+	}
+	if _, err := c.readNodes(ctx); err != nil {
+		return err
+	}
+	var ips v1alpha1.LoadBalancerIPList
+	if err := c.live.List(ctx, &ips); err != nil {
+		return err
+	}
+	for i := range ips.Items {
+		c.ledger.observe(&ips.Items[i])
+	}
+	var svcs corev1.ServiceList
+	if err := c.live.List(ctx, &svcs); err != nil {
+		return err
+	}
+	for i := range svcs.Items {
+		svc := &svcs.Items[i]
+		held := c.ledger.held(client.ObjectKeyFromObject(svc))
+		served := c.opts.Classes.Serves(svc) && svc.DeletionTimestamp == nil
+		c.ledger.describe(svc, foreignAddresses(svc, held, served))
+	}
+	// What belongs to Services that went while nobody looked has no event.
+	for i := range ips.Items {
+		c.enqueueServices(&ips.Items[i])
+	}
+	return nil
+}
+
+// watch feeds the queues from the caches until stop is called.
+func (c *Controller) watch(ctx context.Context) (stop func(), err error) {
+	var stops []func()
+	stop = func() {
+		for _, s := range stops {
+			s()
+		}
+	}
+	handlers := map[client.Object]toolscache.ResourceEventHandlerFuncs{
+		&corev1.Service{}: on(func(svc *corev1.Service) {
+			c.services.Add(reconcile.Request{NamespacedName: client.ObjectKeyFromObject(svc)})
+		}),
+		&corev1.Namespace{}:            on(func(ns *corev1.Namespace) { c.wakeNamespace(ns.Name) }),
+		&discoveryv1.EndpointSlice{}:   on(c.endpointsChanged),
+		&corev1.Node{}:                 c.nodeEvents(),
+		&v1alpha1.LoadBalancerIPPool{}: c.poolEvents(),
+		&v1alpha1.LoadBalancerIP{}:     c.addressEvents(),
+	}
+	for obj, handler := range handlers {
+		informer, err := c.cache.GetInformer(ctx, obj)
+		if err != nil {
+			stop()
+			return nil, fmt.Errorf("watch %T: %w", obj, err)
+		}
+		registration, err := informer.AddEventHandler(handler)
+		if err != nil {
+			stop()
+			return nil, fmt.Errorf("watch %T: %w", obj, err)
+		}
+		stops = append(stops, func() { _ = informer.RemoveEventHandler(registration) })
+	}
+	return stop, nil
+}
+
+// on calls f with the newest known state of an object for each of its events.
+func on[T client.Object](f func(T)) toolscache.ResourceEventHandlerFuncs {
+	return toolscache.ResourceEventHandlerFuncs{
+		AddFunc:    func(obj any) { f(obj.(T)) },
+		UpdateFunc: func(_, obj any) { f(obj.(T)) },
+		DeleteFunc: func(obj any) { f(deleted[T](obj)) },
+	}
+}
+
+// deleted returns the object of a deletion, also of one that the watch missed.
+func deleted[T client.Object](obj any) T {
+	if missed, ok := obj.(toolscache.DeletedFinalStateUnknown); ok {
+		obj = missed.Obj
+	}
+	return obj.(T)
+}
+
+func (c *Controller) addressEvents() toolscache.ResourceEventHandlerFuncs {
+	observe := func(ip *v1alpha1.LoadBalancerIP) {
+		if before, news := c.ledger.observe(ip); news {
+			if before != nil {
+				c.enqueueServices(before)
+				if freed(before, ip) {
+					c.wake()
+				}
+			}
+			c.enqueueServices(ip)
+		}
+		c.addresses.Add(request(ip.Name))
+		c.countLater(ip.Spec.Pool)
+	}
+	return toolscache.ResourceEventHandlerFuncs{
+		AddFunc:    func(obj any) { observe(obj.(*v1alpha1.LoadBalancerIP)) },
+		UpdateFunc: func(_, obj any) { observe(obj.(*v1alpha1.LoadBalancerIP)) },
+		DeleteFunc: func(obj any) {
+			ip := deleted[*v1alpha1.LoadBalancerIP](obj)
+			if c.ledger.forget(ip) {
+				c.enqueueServices(ip)
+				c.wake()
+			}
+			c.countLater(ip.Spec.Pool)
+		},
+	}
+}
+
+func (c *Controller) poolEvents() toolscache.ResourceEventHandlerFuncs {
+	changed := func() { c.config.Add(request(poolsChanged)) }
+	return toolscache.ResourceEventHandlerFuncs{
+		AddFunc: func(any) { changed() },
+		UpdateFunc: func(before, after any) {
+			b, a := before.(*v1alpha1.LoadBalancerIPPool), after.(*v1alpha1.LoadBalancerIPPool)
+			switch {
+			case b.Generation != a.Generation || b.UID != a.UID:
+				changed()
+			case !equality.Semantic.DeepEqual(b.Status, a.Status):
+				c.countLater(a.Name) // somebody may have edited it
+			}
+		},
+		DeleteFunc: func(any) { changed() },
+	}
+}
+
+func (c *Controller) nodeEvents() toolscache.ResourceEventHandlerFuncs {
+	changed := func() { c.config.Add(request(nodesChanged)) }
+	return toolscache.ResourceEventHandlerFuncs{
+		AddFunc: func(any) { changed() },
+		UpdateFunc: func(before, after any) {
+			if !samePlacement(nodeOf(before.(*corev1.Node)), nodeOf(after.(*corev1.Node))) {
+				changed()
+			}
+		},
+		DeleteFunc: func(any) { changed() },
+	}
+}
+
+// endpointsChanged has the addresses of a Service placed again, which only
+// externalTrafficPolicy Local can make a difference to.
+func (c *Controller) endpointsChanged(slice *discoveryv1.EndpointSlice) {
+	name := types.NamespacedName{Namespace: slice.Namespace, Name: slice.Labels[discoveryv1.LabelServiceName]}
+	if c.ledger.isLocal(name) {
+		for _, addr := range c.ledger.held(name) {
+			c.addresses.Add(request(ipam.ObjectName(addr)))
+		}
+	}
+}
+
+// reconcileConfig takes changes of what all Services depend on.
+func (c *Controller) reconcileConfig(ctx context.Context, req reconcile.Request) (reconcile.Result, error) {
+	switch req.Name {
+	case poolsChanged:
+		return reconcile.Result{}, c.reconcilePools(ctx)
+	case nodesChanged:
+		changed, err := c.readNodes(ctx)
+		if err != nil || !changed {
+			return reconcile.Result{}, err
+		}
+		c.enqueueAddresses()
+	}
+	return reconcile.Result{}, nil
+}
+
+// wake has the Services tried again that lack an address.
+func (c *Controller) wake() {
+	for _, name := range c.ledger.waiting() {
+		c.services.Add(reconcile.Request{NamespacedName: name})
+	}
+}
+
+func (c *Controller) wakeNamespace(namespace string) {
+	for _, name := range c.ledger.waiting() {
+		if name.Namespace == namespace {
+			c.services.Add(reconcile.Request{NamespacedName: name})
+		}
+	}
+}
+
+func (c *Controller) enqueueServices(ip *v1alpha1.LoadBalancerIP) {
+	for _, b := range ip.Spec.Services {
+		c.services.Add(reconcile.Request{NamespacedName: types.NamespacedName{Namespace: b.Namespace, Name: b.Name}})
+	}
+}
+
+func (c *Controller) enqueueAddresses() {
+	for _, addr := range c.ledger.known() {
+		c.addresses.Add(request(ipam.ObjectName(addr)))
+	}
+}
+
+func (c *Controller) countLater(pool string) {
+	if pool != "" {
+		c.poolStatus.AddAfter(request(pool), poolStatusDelay)
+	}
+}
+
+// namespaceLabels returns the labels that namespaceSelectors look at.
+func (c *Controller) namespaceLabels(ctx context.Context, name string) labels.Set {
+	var ns corev1.Namespace
+	if err := c.client.Get(ctx, client.ObjectKey{Name: name}, &ns); err != nil {
+		return nil // its event wakes the Services in it
+	}
+	return ns.Labels
+}

@@ -1,0 +1,384 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controller
+
+import (
+	"cmp"
+	"maps"
+	"net/netip"
+	"slices"
+	"sync"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/resourceversion"
+
+	"github.com/fairlead-lb/fairlead/api/v1alpha1"
+	"github.com/fairlead-lb/fairlead/ipam"
+)
+
+// ledger is the controller's memory of what is held. Reads from the cache lag
+// behind writes; the ledger does not: it takes every write at once, and from
+// the watch only what is newer than what it knows.
+//
+// A write in flight is in it already as intended, so that two workers can't
+// choose the same address; the API server is asked only afterwards, without
+// the lock.
+type ledger struct {
+	mu       sync.Mutex
+	alloc    *ipam.Allocator
+	objects  map[netip.Addr]*v1alpha1.LoadBalancerIP
+	intended map[netip.Addr]*write
+	// deleted holds the UIDs of LoadBalancerIPs that we deleted and whose
+	// deletion the watch has yet to tell.
+	deleted  map[types.UID]struct{}
+	services map[types.NamespacedName]*service
+	// lacking are the Services that lack an address that they want.
+	lacking map[types.NamespacedName]struct{}
+	// holdings are the addresses bound to a namespace/name, whatever the UID.
+	holdings map[types.NamespacedName]map[netip.Addr]struct{}
+	// counts is the number of bound addresses that a node announces or is
+	// proposed for.
+	counts map[string]int
+}
+
+// service is what the ledger keeps of a Service beside its addresses.
+type service struct {
+	uid types.UID
+	// written is the resourceVersion of our last write to it.
+	written string
+	// holder carries what sharing depends on; it is in the Service, not in the
+	// LoadBalancerIP.
+	holder  ipam.Holder
+	foreign []netip.Addr
+}
+
+// write is a spec on its way to the API server.
+type write struct {
+	// object is what is written; without services it is released.
+	object *v1alpha1.LoadBalancerIP
+	// create says that there is no object yet.
+	create bool
+	// done is closed when the API server has answered.
+	done chan struct{}
+}
+
+func newLedger() *ledger {
+	return &ledger{
+		alloc:    ipam.New(),
+		objects:  map[netip.Addr]*v1alpha1.LoadBalancerIP{},
+		intended: map[netip.Addr]*write{},
+		deleted:  map[types.UID]struct{}{},
+		services: map[types.NamespacedName]*service{},
+		lacking:  map[types.NamespacedName]struct{}{},
+		holdings: map[types.NamespacedName]map[netip.Addr]struct{}{},
+		counts:   map[string]int{},
+	}
+}
+
+// observe takes an object from the watch or from a live read. It reports
+// whether the object is news, and what was known before.
+func (l *ledger) observe(obj *v1alpha1.LoadBalancerIP) (before *v1alpha1.LoadBalancerIP, news bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.observeLocked(obj)
+}
+
+func (l *ledger) observeLocked(obj *v1alpha1.LoadBalancerIP) (before *v1alpha1.LoadBalancerIP, news bool) {
+	addr, err := netip.ParseAddr(obj.Spec.Address)
+	if err != nil {
+		return nil, false
+	}
+	if _, gone := l.deleted[obj.UID]; gone {
+		return nil, false
+	}
+	before = l.objects[addr]
+	if before != nil && !newer(obj.ResourceVersion, before.ResourceVersion) {
+		return before, false
+	}
+	l.replaceLocked(addr, obj)
+	return before, true
+}
+
+// forget takes a deletion from the watch. It reports whether the ledger had
+// believed in the object.
+func (l *ledger) forget(obj *v1alpha1.LoadBalancerIP) bool {
+	addr, err := netip.ParseAddr(obj.Spec.Address)
+	if err != nil {
+		return false
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.deleted, obj.UID)
+	if known := l.objects[addr]; known == nil || known.UID != obj.UID {
+		return false
+	}
+	l.replaceLocked(addr, nil)
+	return true
+}
+
+// replaceLocked sets the known object of addr, nil for none, and everything
+// that is indexed by it.
+func (l *ledger) replaceLocked(addr netip.Addr, obj *v1alpha1.LoadBalancerIP) {
+	before := l.effectiveLocked(addr)
+	if obj == nil {
+		delete(l.objects, addr)
+	} else {
+		l.objects[addr] = obj
+	}
+	l.reindexLocked(addr, before)
+}
+
+// intendLocked takes a write on its way.
+func (l *ledger) intendLocked(addr netip.Addr, w *write) {
+	before := l.effectiveLocked(addr)
+	l.intended[addr] = w
+	l.reindexLocked(addr, before)
+}
+
+// settle takes the API server's answer to a write: the object as stored, or
+// nil when the write failed and what was known before is still the best guess.
+// It returns what was known.
+func (l *ledger) settle(addr netip.Addr, w *write, stored *v1alpha1.LoadBalancerIP) (known *v1alpha1.LoadBalancerIP) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	before := l.effectiveLocked(addr)
+	known = l.objects[addr]
+	delete(l.intended, addr)
+	if stored != nil {
+		if known == nil || newer(stored.ResourceVersion, known.ResourceVersion) {
+			l.objects[addr] = stored
+		}
+	}
+	l.reindexLocked(addr, before)
+	close(w.done)
+	return known
+}
+
+// settleDeleted takes the API server's word that the object is gone.
+func (l *ledger) settleDeleted(addr netip.Addr, w *write, uid types.UID, byUs bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	before := l.effectiveLocked(addr)
+	delete(l.intended, addr)
+	if known := l.objects[addr]; known != nil && known.UID == uid {
+		delete(l.objects, addr)
+		if byUs {
+			l.deleted[uid] = struct{}{}
+		}
+	}
+	l.reindexLocked(addr, before)
+	close(w.done)
+}
+
+// effectiveLocked returns the object as it will be once the write in flight
+// has gone through, or as it is known.
+func (l *ledger) effectiveLocked(addr netip.Addr) *v1alpha1.LoadBalancerIP {
+	if w := l.intended[addr]; w != nil {
+		return w.object
+	}
+	return l.objects[addr]
+}
+
+func (l *ledger) reindexLocked(addr netip.Addr, before *v1alpha1.LoadBalancerIP) {
+	after := l.effectiveLocked(addr)
+	if before != nil {
+		for _, b := range before.Spec.Services {
+			name := types.NamespacedName{Namespace: b.Namespace, Name: b.Name}
+			delete(l.holdings[name], addr)
+			if len(l.holdings[name]) == 0 {
+				delete(l.holdings, name)
+			}
+		}
+		if owner := ownerOf(before); owner != "" {
+			if l.counts[owner]--; l.counts[owner] == 0 {
+				delete(l.counts, owner)
+			}
+		}
+	}
+	if after == nil {
+		l.alloc.Delete(addr)
+		return
+	}
+	for _, b := range after.Spec.Services {
+		name := types.NamespacedName{Namespace: b.Namespace, Name: b.Name}
+		if l.holdings[name] == nil {
+			l.holdings[name] = map[netip.Addr]struct{}{}
+		}
+		l.holdings[name][addr] = struct{}{}
+	}
+	if owner := ownerOf(after); owner != "" {
+		l.counts[owner]++
+	}
+	l.alloc.Put(l.holdingLocked(addr, after))
+}
+
+// holdingLocked translates an object for the allocator.
+func (l *ledger) holdingLocked(addr netip.Addr, obj *v1alpha1.LoadBalancerIP) ipam.Holding {
+	h := ipam.Holding{Address: addr, Pool: obj.Spec.Pool, SharingKey: obj.Spec.SharingKey}
+	for _, b := range obj.Spec.Services {
+		holder := ipam.Holder{
+			Service: ipam.ServiceRef{Namespace: b.Namespace, Name: b.Name, UID: string(b.UID)},
+			// Until the Service itself has been seen nobody may join it.
+			Backend: "unknown " + string(b.UID),
+		}
+		if s := l.services[types.NamespacedName{Namespace: b.Namespace, Name: b.Name}]; s != nil && s.uid == b.UID {
+			holder.Backend, holder.SharingNamespaces = s.holder.Backend, s.holder.SharingNamespaces
+		}
+		for _, p := range b.Ports {
+			holder.Ports = append(holder.Ports, ipam.Port{Protocol: ipam.Protocol(p.Protocol), Number: uint16(p.Port)})
+		}
+		h.Holders = append(h.Holders, holder)
+	}
+	if r := obj.Spec.ReservedFor; r != nil {
+		h.ReservedFor = &ipam.Reservation{Namespace: r.Namespace, Name: r.Name}
+	}
+	if r := obj.Spec.Released; r != nil {
+		h.Released = &ipam.Released{Namespace: r.Service.Namespace, Name: r.Service.Name, At: r.At.Time}
+	}
+	return h
+}
+
+// heldLocked returns the addresses bound to a Service name, whatever the UID:
+// one name has one living Service, so a binding with another UID is a dead
+// Service's, for the living one to take over. The oldest comes first.
+func (l *ledger) heldLocked(name types.NamespacedName) []netip.Addr {
+	held := slices.Collect(maps.Keys(l.holdings[name]))
+	slices.SortFunc(held, func(a, b netip.Addr) int {
+		return cmp.Or(l.effectiveLocked(a).CreationTimestamp.Compare(l.effectiveLocked(b).CreationTimestamp.Time), a.Compare(b))
+	})
+	return held
+}
+
+func (l *ledger) held(name types.NamespacedName) []netip.Addr {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.heldLocked(name)
+}
+
+// object returns what is known of addr, nil if nothing. It must not be changed.
+func (l *ledger) object(addr netip.Addr) *v1alpha1.LoadBalancerIP {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.objects[addr]
+}
+
+// describe takes a Service from the cache: what sharing depends on, and the
+// addresses that it shows and does not hold. It is not current when our own
+// last write to the Service is newer, and then nothing may be decided on it.
+// Lifted says that another Service's refusal may no longer stand.
+func (l *ledger) describe(svc *corev1.Service, foreign []netip.Addr) (current, lifted bool) {
+	name := types.NamespacedName{Namespace: svc.Namespace, Name: svc.Name}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	s := l.services[name]
+	if s != nil && s.uid != svc.UID {
+		l.dropForeignLocked(s)
+		s = nil
+	}
+	if s == nil {
+		s = &service{uid: svc.UID}
+		l.services[name] = s
+	}
+	if s.written != "" && newer(s.written, svc.ResourceVersion) {
+		return false, false
+	}
+	holder := ipam.Holder{Backend: backendOf(svc), SharingNamespaces: splitList(svc.Annotations[v1alpha1.AnnotationSharingNamespaces])}
+	changed := holder.Backend != s.holder.Backend || !slices.Equal(holder.SharingNamespaces, s.holder.SharingNamespaces)
+	s.holder = holder
+	for addr := range l.holdings[name] {
+		if obj := l.effectiveLocked(addr); changed && obj.Spec.SharingKey != "" {
+			l.alloc.Put(l.holdingLocked(addr, obj))
+			lifted = true
+		}
+	}
+	if !slices.Equal(foreign, s.foreign) {
+		lifted = lifted || len(s.foreign) > 0
+		l.dropForeignLocked(s)
+		for _, a := range foreign {
+			l.alloc.PutForeign(a, ref(svc))
+		}
+		s.foreign = foreign
+	}
+	return true, lifted
+}
+
+func (l *ledger) dropForeignLocked(s *service) {
+	for _, a := range s.foreign {
+		l.alloc.DeleteForeign(a, string(s.uid))
+	}
+	s.foreign = nil
+}
+
+// forgetService drops what describe took.
+func (l *ledger) forgetService(name types.NamespacedName) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.lacking, name)
+	if s := l.services[name]; s != nil {
+		l.dropForeignLocked(s)
+		delete(l.services, name)
+	}
+}
+
+// wrote takes the resourceVersion of our own write to a Service.
+func (l *ledger) wrote(svc *corev1.Service) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if s := l.services[types.NamespacedName{Namespace: svc.Namespace, Name: svc.Name}]; s != nil && s.uid == svc.UID {
+		s.written = svc.ResourceVersion
+	}
+}
+
+// setWaiting says whether the Service lacks an address.
+func (l *ledger) setWaiting(name types.NamespacedName, lacks bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if lacks {
+		l.lacking[name] = struct{}{}
+	} else {
+		delete(l.lacking, name)
+	}
+}
+
+// waiting returns the Services that lack an address.
+func (l *ledger) waiting() []types.NamespacedName {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Collect(maps.Keys(l.lacking))
+}
+
+// known returns every address that has an object.
+func (l *ledger) known() []netip.Addr {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Collect(maps.Keys(l.objects))
+}
+
+// isLocal reports whether a Service's endpoints decide who may announce it.
+func (l *ledger) isLocal(name types.NamespacedName) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	s := l.services[name]
+	return s != nil && s.holder.Backend != ""
+}
+
+// ownerOf returns the node that has claimed the address of a bound object, or
+// else the one proposed.
+func ownerOf(obj *v1alpha1.LoadBalancerIP) string {
+	if len(obj.Spec.Services) == 0 {
+		return ""
+	}
+	if obj.Status.L2 != nil {
+		return obj.Status.L2.Node
+	}
+	return obj.Spec.Owner
+}
+
+// newer compares resourceVersions, which KEP-5504 orders for all API servers
+// that are served here. One that can't be compared counts as news: to believe
+// the API server's last word is never wrong for long.
+func newer(a, b string) bool {
+	c, err := resourceversion.CompareResourceVersion(a, b)
+	return err != nil || c > 0
+}

@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controller
+
+import (
+	"math/big"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"sigs.k8s.io/controller-runtime/pkg/metrics"
+
+	"github.com/fairlead-lb/fairlead/ipam"
+)
+
+var (
+	poolAddresses = prometheus.NewDesc("fairlead_pool_addresses",
+		"Addresses of a pool by family and state: capacity, allocated (bound or reserved) and available.", []string{"pool", "family", "state"}, nil)
+	servicesWaiting = prometheus.NewDesc("fairlead_services_waiting",
+		"Services that lack an address that they want.", nil, nil)
+)
+
+// collector reads the ledger when it is scraped, so that nothing has to keep
+// the numbers current.
+type collector struct{ c *Controller }
+
+func registerMetrics(c *Controller) error { return metrics.Registry.Register(collector{c}) }
+
+func (m collector) Describe(ch chan<- *prometheus.Desc) {
+	ch <- poolAddresses
+	ch <- servicesWaiting
+}
+
+func (m collector) Collect(ch chan<- prometheus.Metric) {
+	ch <- prometheus.MustNewConstMetric(servicesWaiting, prometheus.GaugeValue, float64(len(m.c.ledger.waiting())))
+	for _, pool := range m.c.pools.names() {
+		m.c.ledger.mu.Lock()
+		stats, ok := m.c.ledger.alloc.Stats(pool)
+		m.c.ledger.mu.Unlock()
+		if !ok {
+			continue
+		}
+		collectFamily(ch, pool, "IPv4", stats.IPv4)
+		collectFamily(ch, pool, "IPv6", stats.IPv6)
+	}
+}
+
+func collectFamily(ch chan<- prometheus.Metric, pool, family string, u ipam.Usage) {
+	if u.Capacity == nil || u.Capacity.Sign() == 0 {
+		return
+	}
+	for _, state := range []struct {
+		name  string
+		count *big.Int
+	}{{"capacity", u.Capacity}, {"allocated", u.Allocated}, {"available", u.Available}} {
+		v, _ := new(big.Float).SetInt(state.count).Float64()
+		ch <- prometheus.MustNewConstMetric(poolAddresses, prometheus.GaugeValue, v, pool, family, state.name)
+	}
+}

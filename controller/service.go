@@ -1,0 +1,220 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controller
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	"github.com/fairlead-lb/fairlead/api/v1alpha1"
+	"github.com/fairlead-lb/fairlead/ipam"
+)
+
+// reconcileService makes what a Service holds and shows agree with what it
+// asks for.
+func (c *Controller) reconcileService(ctx context.Context, req reconcile.Request) (reconcile.Result, error) {
+	svc := &corev1.Service{}
+	if err := c.client.Get(ctx, req.NamespacedName, svc); apierrors.IsNotFound(err) {
+		return reconcile.Result{}, c.releaseGone(ctx, req.NamespacedName)
+	} else if err != nil {
+		return reconcile.Result{}, err
+	}
+	held := c.ledger.held(req.NamespacedName)
+	served := c.opts.Classes.Serves(svc) && svc.DeletionTimestamp == nil
+	current, lifted := c.ledger.describe(svc, foreignAddresses(svc, held, served))
+	if !current {
+		return reconcile.Result{}, nil // the event of our own last write is on its way
+	}
+	if lifted {
+		c.wake()
+	}
+	var err error
+	switch {
+	case !served:
+		c.ledger.setWaiting(req.NamespacedName, false)
+		err = c.relinquish(ctx, svc, held)
+	case len(held) == 0 && !allocatedByUs(svc) && len(svc.Status.LoadBalancer.Ingress) > 0:
+		c.ledger.setWaiting(req.NamespacedName, false)
+		err = c.leaveAlone(ctx, svc)
+	default:
+		err = c.serve(ctx, svc)
+	}
+	if apierrors.IsConflict(err) || apierrors.IsNotFound(err) {
+		// The Service has changed since the cache saw it, and the event that
+		// says so comes back here.
+		return reconcile.Result{}, nil
+	}
+	return reconcile.Result{}, err
+}
+
+// allocatedByUs reports whether the Service's own status says that its
+// addresses are ours.
+func allocatedByUs(svc *corev1.Service) bool {
+	cond := condition(svc, v1alpha1.ServiceAllocated)
+	return cond.Status == metav1.ConditionTrue
+}
+
+// foreignAddresses returns the addresses that the Service shows and that are
+// not ours to give: it holds none of them, and we never said that we gave one.
+func foreignAddresses(svc *corev1.Service, held []netip.Addr, served bool) []netip.Addr {
+	if served && (len(held) > 0 || allocatedByUs(svc)) {
+		return nil
+	}
+	addrs, _ := shown(svc)
+	return slices.DeleteFunc(addrs, func(a netip.Addr) bool { return slices.Contains(held, a) })
+}
+
+// serve gives the Service its addresses and shows them.
+func (c *Controller) serve(ctx context.Context, svc *corev1.Service) error {
+	name := client.ObjectKeyFromObject(svc)
+	var adopt []netip.Addr
+	if allocatedByUs(svc) {
+		adopt, _ = shown(svc)
+	}
+	a, err := c.Allocate(ctx, svc, adopt)
+	if err != nil {
+		return fmt.Errorf("allocate: %w", err)
+	}
+	c.ledger.setWaiting(name, len(a.Refusals) > 0)
+	if len(a.Surplus) > 0 && !sameShown(svc, a.Addresses) {
+		// Two controllers may each have bound an address before either saw
+		// the other's; the API server knows which one the status shows.
+		if err := c.confirm(ctx, svc); err != nil {
+			return err
+		}
+	}
+	updated := svc.DeepCopy()
+	setStatus(updated, a, len(a.Surplus) > 0 || len(adopt) > 0, c.claimed, metav1.NewTime(c.now()))
+	if err := c.patchService(ctx, svc, updated); err != nil {
+		return err
+	}
+	c.tell(svc, updated)
+	return c.releaseAll(ctx, name, a.Surplus)
+}
+
+// leaveAlone says that the Service shows an address that is not ours.
+func (c *Controller) leaveAlone(ctx context.Context, svc *corev1.Service) error {
+	addrs, _ := shown(svc)
+	what := "a hostname"
+	if len(addrs) > 0 {
+		what = addrs[0].String()
+	}
+	a := Allocation{Refusals: []ipam.Refusal{{
+		Reason:  ipam.ForeignAddress,
+		Message: fmt.Sprintf("status.loadBalancer shows %s, which another load balancer gave it: give the Service that one's loadBalancerClass, or clear its status.loadBalancer to get an address here", what),
+	}}}
+	updated := svc.DeepCopy()
+	setCondition(updated, allocatedCondition(a), metav1.NewTime(c.now()))
+	if err := c.patchService(ctx, svc, updated); err != nil {
+		return err
+	}
+	c.tell(svc, updated)
+	return nil
+}
+
+// relinquish takes what is ours off a Service that is not, or no longer,
+// served, and then releases it.
+func (c *Controller) relinquish(ctx context.Context, svc *corev1.Service, held []netip.Addr) error {
+	if len(held) == 0 && condition(svc, v1alpha1.ServiceAllocated).Type == "" {
+		return nil
+	}
+	updated := svc.DeepCopy()
+	clearStatus(updated, held, len(held) > 0 || allocatedByUs(svc))
+	if equality.Semantic.DeepEqual(svc, updated) {
+		if err := c.confirm(ctx, svc); err != nil {
+			return err
+		}
+	} else if err := c.patchService(ctx, svc, updated); err != nil {
+		return err
+	}
+	return c.releaseAll(ctx, client.ObjectKeyFromObject(svc), held)
+}
+
+// releaseGone releases what a Service held that the cache no longer has. The
+// cache may be behind, and another controller ahead of it: the API server is
+// asked before anything goes.
+func (c *Controller) releaseGone(ctx context.Context, name types.NamespacedName) error {
+	held := c.ledger.held(name)
+	if len(held) == 0 {
+		c.ledger.forgetService(name)
+		return nil
+	}
+	err := c.live.Get(ctx, name, &corev1.Service{})
+	if !apierrors.IsNotFound(err) {
+		return err // if it is there, its event will come
+	}
+	c.ledger.forgetService(name)
+	return c.releaseAll(ctx, name, held)
+}
+
+func (c *Controller) releaseAll(ctx context.Context, name types.NamespacedName, addrs []netip.Addr) error {
+	for _, addr := range addrs {
+		if err := c.release(ctx, name, addr); err != nil {
+			return fmt.Errorf("release %s: %w", addr, err)
+		}
+	}
+	return nil
+}
+
+// confirm fails with a conflict unless the API server's Service is the one
+// that was read from the cache.
+func (c *Controller) confirm(ctx context.Context, svc *corev1.Service) error {
+	current := &corev1.Service{}
+	if err := c.live.Get(ctx, client.ObjectKeyFromObject(svc), current); err != nil {
+		return err
+	}
+	if current.ResourceVersion != svc.ResourceVersion {
+		return apierrors.NewConflict(corev1.Resource("services"), svc.Name, fmt.Errorf("read %s, now %s", svc.ResourceVersion, current.ResourceVersion))
+	}
+	return nil
+}
+
+// patchService writes finalizer, ingress and conditions in one patch of the
+// status, which goes through only if nobody wrote since svc was read.
+func (c *Controller) patchService(ctx context.Context, svc, updated *corev1.Service) error {
+	if equality.Semantic.DeepEqual(svc, updated) {
+		return nil
+	}
+	written := updated.DeepCopy()
+	patch := client.StrategicMergeFrom(svc, client.MergeFromWithOptimisticLock{})
+	if err := c.client.Status().Patch(ctx, written, patch); err != nil {
+		return fmt.Errorf("patch status: %w", err)
+	}
+	c.ledger.wrote(written)
+	return nil
+}
+
+// tell sends an event when the allocation has changed, in the condition's own
+// words.
+func (c *Controller) tell(before, after *corev1.Service) {
+	was, is := condition(before, v1alpha1.ServiceAllocated), condition(after, v1alpha1.ServiceAllocated)
+	if was.Reason == is.Reason && was.Message == is.Message {
+		return
+	}
+	kind := corev1.EventTypeNormal
+	if is.Status != metav1.ConditionTrue {
+		kind = corev1.EventTypeWarning
+	}
+	c.recorder.Eventf(after, nil, kind, is.Reason, "Allocate", "%s", is.Message)
+}
+
+// claimed reports whether a node has claimed the address.
+func (c *Controller) claimed(addr netip.Addr) bool {
+	obj := c.ledger.object(addr)
+	return obj != nil && obj.Status.L2 != nil
+}
+
+func sameShown(svc *corev1.Service, addrs []netip.Addr) bool {
+	now, others := shown(svc)
+	return !others && slices.Equal(now, addrs)
+}
