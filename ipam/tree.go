@@ -21,12 +21,12 @@ type node[V any] struct {
 
 // above says whether n belongs nearer to the root than other, which is not nil.
 func (n *node[V]) above(other *node[V]) bool {
-	p, q := priority(n.key), priority(other.key)
+	p, q := scatter(n.key), scatter(other.key)
 	return p > q || p == q && n.key.less(other.key)
 }
 
-// priority scatters keys with the finalizer of splitmix64.
-func priority(k uint128) uint64 {
+// scatter makes a priority of a key, with the finalizer of splitmix64.
+func scatter(k uint128) uint64 {
 	x := k.lo ^ k.hi*0x9e3779b97f4a7c15
 	x = (x ^ x>>30) * 0xbf58476d1ce4e5b9
 	x = (x ^ x>>27) * 0x94d049bb133111eb
