@@ -16,10 +16,11 @@ import (
 // commandPackages maps the commands that a lab and its users run to the Debian packages that bring them.
 var commandPackages = map[string]string{
 	"ip":        "iproute2",
-	"nft":       "nftables",  // kube-proxy in nftables mode, and cutting cables
-	"iptables":  "iptables",  // kube-proxy in iptables mode
-	"conntrack": "conntrack", // for people who look into a node
-	"curl":      "curl",      // for people and the demo
+	"nft":       "nftables",     // kube-proxy in nftables mode, and cutting cables
+	"iptables":  "iptables",     // kube-proxy in iptables mode
+	"conntrack": "conntrack",    // for people who look into a node
+	"curl":      "curl",         // for people and the demo
+	"ping":      "iputils-ping", // as conntrack
 	"arping":    "iputils-arping",
 	"ps":        "procps",
 }

@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -117,6 +118,12 @@ type Lab struct {
 	programs binaries.Set
 	pki      *pki
 	manager  *sandbox.Process
+	control  *http.Server // nil until the lab is up
+
+	installing      sync.Mutex // guards what follows
+	product         *Product
+	speaker         workload
+	controllerHosts []*Host
 
 	closeOnce sync.Once
 	closeErr  error
@@ -150,6 +157,9 @@ func Start(ctx context.Context, cfg Config) (*Lab, error) {
 // Close ends every process, and with them the lab's namespaces, and removes its folder. Later calls do nothing.
 func (l *Lab) Close() error {
 	l.closeOnce.Do(func() {
+		if l.control != nil {
+			_ = l.control.Close() // its socket goes with the folder
+		}
 		for _, n := range l.Nodes {
 			n.StopHeartbeat()
 		}
@@ -212,6 +222,9 @@ func (l *Lab) boot(ctx context.Context) error {
 	}
 	g.Go(func() error { return l.awaitControllers(ctx) })
 	if err := g.Wait(); err != nil {
+		return err
+	}
+	if err := l.serve(); err != nil {
 		return err
 	}
 	fmt.Fprintf(l.cfg.Log, "lab: %s is up: %d nodes, kube-proxy %s, %s; %.1f s", l.cfg.Name, l.cfg.Nodes, l.cfg.ProxyMode, l.cfg.Family, time.Since(built).Seconds())

@@ -120,7 +120,8 @@ func (l *Lab) restConfig(token string) *rest.Config {
 		Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
 			return l.Control.DialContext(ctx, network, address)
 		},
-		QPS: -1, // the lab's own calls are never what a test wants to slow down
+		WarningHandler: rest.NoWarnings{},
+		QPS:            -1, // the lab's own calls are never what a test wants to slow down
 	}
 }
 
@@ -130,7 +131,7 @@ func (l *Lab) connect() error {
 		return fmt.Errorf("making the API client: %w", err)
 	}
 	// The client finds out about kinds when it first needs them: there is no server yet.
-	if l.API, err = client.New(l.RESTConfig(), client.Options{Scheme: l.cfg.Scheme}); err != nil {
+	if l.API, err = client.New(l.RESTConfig(), client.Options{Scheme: l.cfg.Scheme, Log: l.log}); err != nil {
 		return fmt.Errorf("making the API client: %w", err)
 	}
 	return nil

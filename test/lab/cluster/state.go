@@ -53,7 +53,7 @@ type state struct {
 
 // takeState takes the lock of a lab and makes its folder empty.
 func takeState(name string) (*state, error) {
-	if err := os.MkdirAll(stateRoot(), 0o700); err != nil {
+	if err := os.MkdirAll(stateRoot(), 0o711); err != nil {
 		return nil, fmt.Errorf("lab %s: %w", name, err)
 	}
 	path := stateDir(name) + ".lock"
@@ -93,7 +93,11 @@ func (s *state) fill() error {
 	if err := os.RemoveAll(s.dir); err != nil {
 		return err
 	}
-	return os.MkdirAll(filepath.Join(s.dir, "logs"), 0o700)
+	// Others may pass through, to programs that run without root's rights; every file is its own guard.
+	if err := os.Mkdir(s.dir, 0o711); err != nil {
+		return err
+	}
+	return os.Mkdir(filepath.Join(s.dir, "logs"), 0o700)
 }
 
 // release removes the folder, unless it is to be kept, and gives the name free.

@@ -230,6 +230,9 @@ func setUp(n *sandbox.Namespace, name string, addrs ...netip.Prefix) (netlink.Li
 			continue
 		}
 		addr := &netlink.Addr{IPNet: ipNet(a)}
+		if a.Addr().IsLinkLocalUnicast() {
+			addr.Scope = int(netlink.SCOPE_LINK) // never the source of what goes elsewhere
+		}
 		if err := n.Netlink().AddrAdd(link, addr); err != nil {
 			return nil, fmt.Errorf("address %s on %s of %s: %w", a, name, n.Name(), err)
 		}
