@@ -131,8 +131,8 @@ func (q *query) refuseHolder(addr netip.Addr, other Holder) *Refusal {
 	if len(clash) == 0 {
 		return nil
 	}
-	return refuse(PortClash, f, addr, "", "%s is taken on %s by Service %s: use other ports, or another address.",
-		list(clash, "and"), addr, them)
+	return refuse(PortClash, f, addr, "", "Service %s has %s on %s: use other ports, or another address.",
+		them, list(clash, "and"), addr)
 }
 
 func (q *query) refuseQuota(f Family, addr netip.Addr, full []*pool) *Refusal {
