@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+VERSION ?= 0.1.0
+IMAGE   ?= fairlead:$(VERSION)
+LAB     ?= default
+NODES   ?= 3
+
+
+.PHONY: help
+help: ## Show this help
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: build ## Start a three-node lab, announce a Service, take its node away, clean up
+	go run ./test/demo
+
+.PHONY: test
+test: lint unit e2e ## Run every check and test; installs and builds what it needs
+
+.PHONY: unit
+unit: ## Run the unit tests with the race detector
+	go test -race $$(go list ./... | grep -v /test/) ./test/imports
+
+.PHONY: e2e
+e2e: build ## Run the lab's own tests and the end-to-end suite on a lab
+	go test -race -count=1 -timeout 20m -p 1 ./test/lab/...
+	go test -count=1 -timeout 30m -p 1 ./test/e2e/...
+
+.PHONY: bench
+bench: build ## Run the benchmarks, and 1,000 Services at once on a lab
+	go test -run '^$$' -bench . -benchmem ./ipam ./plan ./speaker/l2
+	go run ./test/bench
+
+.PHONY: build
+build: ## Build the programs into bin/
+	CGO_ENABLED=0 go build -trimpath -ldflags "-s -w" -o bin/fairlead-controller ./cmd/controller
+	CGO_ENABLED=0 go build -trimpath -ldflags "-s -w" -o bin/fairlead-speaker ./cmd/speaker
+
+.PHONY: lint
+lint: ## Run gofmt, go vet and staticcheck
+	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { echo "not formatted:"; gofmt -l $$(git ls-files '*.go'); exit 1; }
+	go vet ./...
+	go tool staticcheck ./...
+
+.PHONY: generate
+generate: ## Regenerate deepcopy functions and CRDs
+	go tool controller-gen object paths=./api/... output:object:dir=api/v1alpha1
+	go tool controller-gen crd:maxDescLen=300 paths=./api/... output:crd:dir=charts/fairlead/crds
+
+.PHONY: verify
+verify: generate ## Fail if generated files or go.mod are not up to date
+	go mod tidy
+	@test -z "$$(git status --porcelain)" || { echo "the tree differs from what is committed:"; git status --short; exit 1; }
+
+.PHONY: image
+image: build ## Build the container image with both programs
+	docker build -t $(IMAGE) .
+
+.PHONY: lab-up
+lab-up: build ## Start a lab that stays, with Fairlead installed (LAB=name NODES=3)
+	go run ./test/lab up --name $(LAB) --nodes $(NODES)
+	go run ./test/lab install --name $(LAB)
+
+.PHONY: lab-down
+lab-down: ## Stop that lab
+	go run ./test/lab down --name $(LAB)
+
+.PHONY: clean
+clean: ## Remove what was built in the tree; the cache of lab programs stays
+	rm -rf bin dist
