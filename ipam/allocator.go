@@ -211,9 +211,18 @@ func (a *Allocator) having(pools []*pool, addr netip.Addr) []*pool {
 	if !addr.IsValid() {
 		return nil
 	}
-	var found []*pool
-	for _, p := range pools {
-		if p.has(addr) {
+	return where(pools, func(p *pool) bool { return p.has(addr) })
+}
+
+// where returns the pools that fit. If those are the first ones, or all, it makes no new slice.
+func where(pools []*pool, fits func(*pool) bool) []*pool {
+	n := 0
+	for n < len(pools) && fits(pools[n]) {
+		n++
+	}
+	found := pools[:n:n]
+	for _, p := range pools[n:] {
+		if fits(p) {
 			found = append(found, p)
 		}
 	}

@@ -101,6 +101,9 @@ func BenchmarkMemoryPerAddress(b *testing.B) {
 				used = heap() - before
 				runtime.KeepAlive(a)
 			}
+			if used >= 200*n {
+				b.Errorf("%d bytes per address, the budget is 200", used/n)
+			}
 			b.ReportMetric(float64(used)/n, "B/address")
 		})
 	}
@@ -165,6 +168,21 @@ func BenchmarkChoose(b *testing.B) {
 		a.SetAvoid(avoid)
 		fill(b, a, IPv4, refs)
 		ask(b, a, 1)
+	})
+	b.Run("under a sharing key whose port is taken everywhere", func(b *testing.B) {
+		a := onePool(nil, whole)
+		for i, addr := 0, netip.MustParseAddr("10.0.0.0"); i < n; i, addr = i+1, addr.Next() {
+			a.Put(Holding{Address: addr, Pool: "pool", SharingKey: "k", Holders: []Holder{{Service: refs[i], Ports: []Port{{TCP, 80}}}}})
+		}
+		a.Delete(last)
+		req := req
+		req.SharingKey, req.Ports = "k", []Port{{TCP, 80}}
+		b.ReportAllocs()
+		for b.Loop() {
+			if c := a.Choose(req); len(c.Picks) != 1 || c.Picks[0].Shared {
+				b.Fatalf("got %s, want a fresh address", c.text())
+			}
+		}
 	})
 	b.Run("in 100 overlapping full pools", func(b *testing.B) {
 		a := onePool(nil, whole)

@@ -60,7 +60,8 @@ func (a *Allocator) Choose(req Request) Choice {
 		}
 	}
 	for _, addr := range req.Addresses {
-		if !slices.Contains(req.Families, FamilyOf(addr)) {
+		told := slices.ContainsFunc(c.Refusals, func(r Refusal) bool { return r.Address == addr })
+		if !slices.Contains(req.Families, FamilyOf(addr)) && !told {
 			c.Refusals = append(c.Refusals, *q.check(addr).refusal)
 		}
 	}
@@ -85,7 +86,7 @@ type query struct {
 }
 
 func (a *Allocator) query(req Request) *query {
-	q := &query{Allocator: a, req: req}
+	q := &query{Allocator: a, req: req, admitted: make([]*pool, 0, len(req.Pools))}
 	for _, name := range req.Pools {
 		if p := a.pools[name]; p != nil && (req.PoolNamed == "" || req.PoolNamed == name) {
 			q.admitted = append(q.admitted, p)
@@ -93,15 +94,8 @@ func (a *Allocator) query(req Request) *query {
 	}
 	slices.SortFunc(q.admitted, func(p, o *pool) int { return p.rank - o.rank })
 	q.admitted = slices.Compact(q.admitted)
-	for _, p := range q.admitted {
-		if p.Disabled {
-			continue
-		}
-		q.enabled = append(q.enabled, p)
-		if p.AutoAssign || req.PoolNamed != "" {
-			q.auto = append(q.auto, p)
-		}
-	}
+	q.enabled = where(q.admitted, func(p *pool) bool { return !p.Disabled })
+	q.auto = where(q.enabled, func(p *pool) bool { return p.AutoAssign || req.PoolNamed != "" })
 	return q
 }
 
@@ -115,6 +109,14 @@ func (q *query) settle(f Family) (pick Pick, refusal *Refusal, ok bool) {
 	}
 	switch len(asked) {
 	case 0:
+		// Whoever asks for a number that no family of the Service can have does not expect just any other address.
+		for _, addr := range q.req.Addresses {
+			if !slices.Contains(q.req.Families, FamilyOf(addr)) {
+				refusal = q.check(addr).refusal
+				refusal.Family = f
+				return Pick{}, refusal, false
+			}
+		}
 	case 1:
 		v := q.check(asked[0])
 		return Pick{Address: asked[0], Pool: v.pool, Shared: v.shared}, v.refusal, true

@@ -210,8 +210,10 @@ func TestOrderOfChoice(t *testing.T) {
 			req: Request{Have: []netip.Addr{ip("10.0.0.2")}}, want: ""},
 		{name: "two addresses of a family are one too many", pools: []Pool{small},
 			req: Request{Addresses: []netip.Addr{ip("10.0.0.1"), ip("10.0.0.2")}}, want: "IPv4 InvalidAddress"},
+		{name: "who asks for another family alone gets nothing else", pools: []Pool{small},
+			req: Request{Addresses: []netip.Addr{ip("fd00::1")}}, want: "IPv4 FamilyNotRequested"},
 		{name: "an address of another family is refused beside the wanted one", pools: []Pool{small},
-			req: Request{Addresses: []netip.Addr{ip("fd00::1")}}, want: "10.0.0.1 of small, IPv6 FamilyNotRequested"},
+			req: Request{Addresses: []netip.Addr{ip("10.0.0.2"), ip("fd00::1")}}, want: "10.0.0.2 of small, IPv6 FamilyNotRequested"},
 	})
 }
 

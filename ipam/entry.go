@@ -103,29 +103,29 @@ func (e *entry) namespaces(visit func(unique.Handle[string]) bool) {
 
 // set makes e say what h says, and keeps nothing of h that the caller could change.
 func (e *entry) set(h Holding) {
+	e.unset()
 	e.state = h.State()
 	e.pool = unique.Make(h.Pool)
-	e.single, e.holder, e.more = false, compactHolder{}, nil
-	more := details{sharingKey: h.SharingKey}
 	if len(h.Holders) == 1 && h.SharingKey == "" {
 		s := h.Holders[0].Service
 		if uid, ok := parseUUID(s.UID); ok {
 			e.single, e.holder = true, compactHolder{unique.Make(s.Namespace), s.Name, uid}
 		}
 	}
+	if (e.single || len(h.Holders) == 0) && h.SharingKey == "" && h.ReservedFor == nil && h.Released == nil {
+		return
+	}
+	e.more = &details{sharingKey: h.SharingKey}
 	if !e.single {
-		more.holders = cloneHolders(h.Holders, h.SharingKey != "")
+		e.more.holders = cloneHolders(h.Holders, h.SharingKey != "")
 	}
 	if h.ReservedFor != nil {
 		r := *h.ReservedFor
-		more.reserved = &r
+		e.more.reserved = &r
 	}
 	if h.Released != nil {
 		r := *h.Released
-		more.released = &r
-	}
-	if len(more.holders) > 0 || more.sharingKey != "" || more.reserved != nil || more.released != nil {
-		e.more = &more
+		e.more.released = &r
 	}
 }
 

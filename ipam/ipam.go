@@ -196,7 +196,8 @@ type Request struct {
 	// Families are the wanted families, in the order in which they are chosen and answered.
 	Families []Family
 
-	// Addresses are the addresses asked for by number, at most one per family.
+	// Addresses are the addresses asked for by number, at most one per family. With one of a family that is not wanted,
+	// only families that have their own number are chosen.
 	Addresses []netip.Addr
 
 	// Pools are the names of the pools whose selectors admit the Service, in any order.
@@ -216,8 +217,8 @@ type Request struct {
 	Have []netip.Addr
 }
 
-// Choice is the answer to a Request: for each wanted family that the Service does not have, either a Pick or a Refusal.
-// Whether one of two families is enough is the caller's decision.
+// Choice is the answer to a Request: for each wanted family that the Service does not have, either a Pick or a Refusal,
+// and a Refusal for an address that is of no wanted family. Whether one of two families is enough is the caller's decision.
 type Choice struct {
 	Picks    []Pick
 	Refusals []Refusal

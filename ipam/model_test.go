@@ -227,6 +227,8 @@ func (m *model) choose(req Request) (picks []Pick, refused []Refusal) {
 			} else {
 				reasons[f] = Refusal{Reason: v.reason, Family: f, Address: addr}
 			}
+		} else if wrong := m.ofNoFamily(req); len(wrong) > 0 {
+			reasons[f] = Refusal{Reason: FamilyNotRequested, Family: f, Address: wrong[0]}
 		} else if found := m.own(req, f, soFar()); len(found) > 0 {
 			chosen[f] = slices.MinFunc(found, better).pick
 		} else {
@@ -294,12 +296,17 @@ func (m *model) choose(req Request) (picks []Pick, refused []Refusal) {
 			refused = append(refused, r)
 		}
 	}
-	for _, addr := range req.Addresses {
-		if !slices.Contains(req.Families, FamilyOf(addr)) {
+	if len(refused) == 0 {
+		for _, addr := range m.ofNoFamily(req) {
 			refused = append(refused, Refusal{Reason: FamilyNotRequested, Family: FamilyOf(addr), Address: addr})
 		}
 	}
 	return picks, refused
+}
+
+// ofNoFamily returns the addresses that are asked for and of no wanted family: one at most in a random request.
+func (m *model) ofNoFamily(req Request) []netip.Addr {
+	return slices.DeleteFunc(slices.Clone(req.Addresses), func(a netip.Addr) bool { return slices.Contains(req.Families, FamilyOf(a)) })
 }
 
 func (m *model) whyNamed(req Request) Reason {

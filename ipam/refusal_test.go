@@ -58,7 +58,7 @@ func TestRefusalsSayWhatIsInTheWayAndWhatToDo(t *testing.T) {
 		{scene{name: "a number in a pool that does not admit it", pools: []Pool{pool}, req: Request{Pools: []string{}, Addresses: []netip.Addr{ip("10.0.0.1")}}}, PoolNotAdmitted, "p",
 			`10.0.0.1 is in pool "p", which does not admit Service a/web: ask for another address, or change serviceSelector or namespaceSelector there.`},
 		{scene{name: "a number of the other family", pools: []Pool{autoPool("p", "10.0.0.1 fd00::/64")},
-			req: Request{Have: []netip.Addr{ip("10.0.0.1")}, Addresses: []netip.Addr{ip("fd00::1")}}}, FamilyNotRequested, "",
+			req: Request{Addresses: []netip.Addr{ip("fd00::1")}}}, FamilyNotRequested, "",
 			"fd00::1 is an IPv6 address and Service a/web has no IPv6 in its ipFamilies: ask for an address of its family, or add the family."},
 		{scene{name: "two numbers of a family", pools: []Pool{pool}, req: Request{Addresses: []netip.Addr{ip("10.0.0.1"), ip("10.0.0.2")}}}, InvalidAddress, "",
 			"Service a/web asks for 10.0.0.1 and 10.0.0.2: it can have one IPv4 address, so keep one of them."},
@@ -66,7 +66,7 @@ func TestRefusalsSayWhatIsInTheWayAndWhatToDo(t *testing.T) {
 			"Service a/web asks for fe80::1%eth0, which has a zone: write fe80::1."},
 		{scene{name: "a number in IPv6 clothing", pools: []Pool{pool}, req: Request{Families: []Family{IPv6}, Addresses: []netip.Addr{ip("::ffff:10.0.0.1")}}}, InvalidAddress, "",
 			"Service a/web asks for ::ffff:10.0.0.1, which is an IPv4 address written as IPv6: write 10.0.0.1."},
-		{scene{name: "no number at all", pools: []Pool{pool}, req: Request{Have: []netip.Addr{ip("10.0.0.2")}, Addresses: []netip.Addr{{}}}}, InvalidAddress, "",
+		{scene{name: "no number at all", pools: []Pool{pool}, req: Request{Addresses: []netip.Addr{{}}}}, InvalidAddress, "",
 			"Service a/web asks for the zero address: write an address such as 192.0.2.1 or 2001:db8::1."},
 
 		{scene{name: "a foreign number", pools: []Pool{pool}, foreign: "10.0.0.1", req: ask("10.0.0.1")}, ForeignAddress, "",
