@@ -116,3 +116,21 @@ func TestUint128(t *testing.T) {
 		t.Error("an IPv4 address is another number")
 	}
 }
+
+func TestKeysOfEqualPriorityHaveOneShapeToo(t *testing.T) {
+	keys := []uint128{{0, 0}, {1, 0x9e3779b97f4a7c15}, {2, 0x3c6ef372fe94f82a}}
+	for _, order := range [][]int{{0, 1, 2}, {0, 2, 1}, {1, 0, 2}, {1, 2, 0}, {2, 0, 1}, {2, 1, 0}} {
+		var tr tree[struct{}]
+		for _, i := range order {
+			if scatter(keys[i]) != scatter(keys[0]) {
+				t.Fatalf("%v has another priority, so nothing is tested", keys[i])
+			}
+			tr.update(keys[i], func(*struct{}) {})
+		}
+		var got []int
+		depths(tr.root, 0, func(_ uint128, depth int) { got = append(got, depth) })
+		if !slices.Equal(got, []int{0, 1, 2}) {
+			t.Errorf("put in the order %v the depths are %v", order, got)
+		}
+	}
+}
