@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/fairlead-lb/fairlead/test/lab/sandbox"
+	"github.com/fairlead-lb/fairlead/test/lab/wire"
 )
 
 // Host is a machine of the lab: a network namespace whose eth0 is a port of the LAN.
@@ -150,4 +151,10 @@ func netlinkFamily(addr netip.Addr) int {
 		return netlink.FAMILY_V4
 	}
 	return netlink.FAMILY_V6
+}
+
+// CapturePort captures what passes the host's port on the LAN: what the switch gets from it and hands to it. Only the
+// EtherTypes given are kept, all if none are.
+func (l *Lab) CapturePort(h *Host, etherTypes ...uint16) (*wire.Capture, error) {
+	return wire.StartCapture(l.lan, h.Name(), etherTypes...)
 }

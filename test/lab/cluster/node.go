@@ -14,6 +14,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/util/retry"
 
 	"github.com/fairlead-lb/fairlead/test/lab/binaries"
 	"github.com/fairlead-lb/fairlead/test/lab/sandbox"
@@ -40,7 +41,8 @@ const (
 	proxyHealthPort = 10256
 )
 
-// Register creates the Node object and its lease and starts the heartbeat. A Node that exists is left as it is.
+// Register creates the Node object and its lease and starts the heartbeat. A Node that exists is left as it is. After
+// Delete it also starts kube-proxy again and returns when the node is ready.
 func (n *Node) Register(ctx context.Context) error {
 	pods4, pods6 := podCIDRs(n.lab.cfg.Family, n.number)
 	var cidrs []string
@@ -61,11 +63,17 @@ func (n *Node) Register(ctx context.Context) error {
 		return err
 	}
 	n.ResumeHeartbeat()
-	return nil
+	if n.Proxy == nil || err != nil {
+		return nil // the first time, or the Node existed
+	}
+	if err := n.Proxy.Restart(StopGrace); err != nil {
+		return err
+	}
+	return n.awaitReady(ctx)
 }
 
 // Delete stops the heartbeat and removes the Node object, as an administrator does who takes a machine out. What runs
-// in the node's namespace goes on.
+// on the node goes on, but kube-proxy ends by itself when it sees that, and leaves its rules in place.
 func (n *Node) Delete(ctx context.Context) error {
 	n.StopHeartbeat()
 	if err := n.lab.Kube.CoreV1().Nodes().Delete(ctx, n.Name(), metav1.DeleteOptions{}); err != nil {
@@ -131,30 +139,46 @@ func (n *Node) renew(ctx context.Context) error {
 			return nil
 		}
 	}
-	if node, err = n.lab.Kube.CoreV1().Nodes().Get(ctx, n.Name(), metav1.GetOptions{}); err != nil {
-		return fmt.Errorf("reading Node %s: %w", n.Name(), err)
-	}
-	now := metav1.Now()
-	condition := func(t corev1.NodeConditionType, s corev1.ConditionStatus, reason string) corev1.NodeCondition {
-		return corev1.NodeCondition{Type: t, Status: s, Reason: reason, LastHeartbeatTime: now, LastTransitionTime: now}
-	}
-	node.Status.Conditions = []corev1.NodeCondition{
-		condition(corev1.NodeMemoryPressure, corev1.ConditionFalse, "KubeletHasSufficientMemory"),
-		condition(corev1.NodeDiskPressure, corev1.ConditionFalse, "KubeletHasNoDiskPressure"),
-		condition(corev1.NodePIDPressure, corev1.ConditionFalse, "KubeletHasSufficientPID"),
-		condition(corev1.NodeReady, corev1.ConditionTrue, "KubeletReady"),
-	}
-	node.Status.Addresses = []corev1.NodeAddress{{Type: corev1.NodeHostName, Address: n.Name()}}
-	for _, a := range perFamily(n.lab.cfg.Family, n.IPv4, n.IPv6) {
-		node.Status.Addresses = append(node.Status.Addresses, corev1.NodeAddress{Type: corev1.NodeInternalIP, Address: a.String()})
-	}
-	if _, err := n.lab.Kube.CoreV1().Nodes().UpdateStatus(ctx, node, metav1.UpdateOptions{}); err != nil {
-		return fmt.Errorf("writing the status of Node %s: %w", n.Name(), err)
+	if err := n.writeStatus(ctx); err != nil {
+		return err
 	}
 	for _, p := range n.Pods() {
 		if err := p.writeStatus(ctx); err != nil && !apierrors.IsNotFound(err) {
 			return err
 		}
+	}
+	return nil
+}
+
+// writeStatus makes the node Ready.
+func (n *Node) writeStatus(ctx context.Context) error {
+	now := metav1.Now()
+	condition := func(t corev1.NodeConditionType, s corev1.ConditionStatus, reason string) corev1.NodeCondition {
+		return corev1.NodeCondition{Type: t, Status: s, Reason: reason, LastHeartbeatTime: now, LastTransitionTime: now}
+	}
+	addresses := []corev1.NodeAddress{{Type: corev1.NodeHostName, Address: n.Name()}}
+	for _, a := range perFamily(n.lab.cfg.Family, n.IPv4, n.IPv6) {
+		addresses = append(addresses, corev1.NodeAddress{Type: corev1.NodeInternalIP, Address: a.String()})
+	}
+	nodes := n.lab.Kube.CoreV1().Nodes()
+	// The controller manager writes to the same object.
+	err := retry.RetryOnConflict(retry.DefaultBackoff, func() error {
+		node, err := nodes.Get(ctx, n.Name(), metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		node.Status.Addresses = addresses
+		node.Status.Conditions = []corev1.NodeCondition{
+			condition(corev1.NodeMemoryPressure, corev1.ConditionFalse, "KubeletHasSufficientMemory"),
+			condition(corev1.NodeDiskPressure, corev1.ConditionFalse, "KubeletHasNoDiskPressure"),
+			condition(corev1.NodePIDPressure, corev1.ConditionFalse, "KubeletHasSufficientPID"),
+			condition(corev1.NodeReady, corev1.ConditionTrue, "KubeletReady"),
+		}
+		_, err = nodes.UpdateStatus(ctx, node, metav1.UpdateOptions{})
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("writing the status of Node %s: %w", n.Name(), err)
 	}
 	return nil
 }

@@ -15,6 +15,7 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/util/retry"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -129,10 +130,6 @@ func (p *Pod) Delete(ctx context.Context) error {
 
 func (p *Pod) writeStatus(ctx context.Context) error {
 	pods := p.Node.lab.Kube.CoreV1().Pods(p.Key.Namespace)
-	object, err := pods.Get(ctx, p.Key.Name, metav1.GetOptions{})
-	if err != nil {
-		return fmt.Errorf("reading Pod %s: %w", p.Key, err)
-	}
 	p.mu.Lock()
 	ready := corev1.ConditionFalse
 	if p.ready {
@@ -140,22 +137,32 @@ func (p *Pod) writeStatus(ctx context.Context) error {
 	}
 	p.mu.Unlock()
 	now := metav1.Now()
-	object.Status = corev1.PodStatus{Phase: corev1.PodRunning, StartTime: &now}
+	status := corev1.PodStatus{Phase: corev1.PodRunning, StartTime: &now}
 	for _, t := range []corev1.PodConditionType{corev1.PodScheduled, corev1.PodInitialized, corev1.ContainersReady, corev1.PodReady} {
 		c := corev1.PodCondition{Type: t, Status: corev1.ConditionTrue, LastTransitionTime: now}
 		if t == corev1.ContainersReady || t == corev1.PodReady {
 			c.Status = ready
 		}
-		object.Status.Conditions = append(object.Status.Conditions, c)
+		status.Conditions = append(status.Conditions, c)
 	}
 	for _, a := range perFamily(p.Node.lab.cfg.Family, p.Node.IPv4, p.Node.IPv6) {
-		object.Status.HostIPs = append(object.Status.HostIPs, corev1.HostIP{IP: a.String()})
+		status.HostIPs = append(status.HostIPs, corev1.HostIP{IP: a.String()})
 	}
 	for _, a := range perFamily(p.Node.lab.cfg.Family, p.IPv4, p.IPv6) {
-		object.Status.PodIPs = append(object.Status.PodIPs, corev1.PodIP{IP: a.String()})
+		status.PodIPs = append(status.PodIPs, corev1.PodIP{IP: a.String()})
 	}
-	object.Status.HostIP, object.Status.PodIP = object.Status.HostIPs[0].IP, object.Status.PodIPs[0].IP
-	if _, err := pods.UpdateStatus(ctx, object, metav1.UpdateOptions{}); err != nil {
+	status.HostIP, status.PodIP = status.HostIPs[0].IP, status.PodIPs[0].IP
+	// The controller manager writes to the same object.
+	err := retry.RetryOnConflict(retry.DefaultBackoff, func() error {
+		object, err := pods.Get(ctx, p.Key.Name, metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		object.Status = status
+		_, err = pods.UpdateStatus(ctx, object, metav1.UpdateOptions{})
+		return err
+	})
+	if err != nil {
 		return fmt.Errorf("writing the status of Pod %s: %w", p.Key, err)
 	}
 	return nil
