@@ -72,7 +72,8 @@ func (a *Allocator) Choose(req Request) Choice {
 // the address matter (a pool edit takes nothing away), so Check also tells whether it may stay after its ports, key or
 // traffic policy changed. For one that does not, it is what Choose says of an address asked for by number.
 func (a *Allocator) Check(req Request, addr netip.Addr) *Refusal {
-	return a.query(req).check(addr).refusal
+	q := a.query(req)
+	return q.check(addr).refusal
 }
 
 // query is a Request with what the allocator makes of it.
@@ -85,8 +86,8 @@ type query struct {
 	picks    byFamily[Pick] // so far
 }
 
-func (a *Allocator) query(req Request) *query {
-	q := &query{Allocator: a, req: req, admitted: make([]*pool, 0, len(req.Pools))}
+func (a *Allocator) query(req Request) query {
+	q := query{Allocator: a, req: req, admitted: make([]*pool, 0, len(req.Pools))}
 	for _, name := range req.Pools {
 		if p := a.pools[name]; p != nil && (req.PoolNamed == "" || req.PoolNamed == name) {
 			q.admitted = append(q.admitted, p)

@@ -180,19 +180,24 @@ func parseUUID(s string) (uuid [16]byte, ok bool) {
 	copy(digits[12:16], s[14:18])
 	copy(digits[16:20], s[19:23])
 	copy(digits[20:], s[24:])
-	if _, err := hex.Decode(uuid[:], digits[:]); err != nil || formatUUID(uuid) != s {
+	if _, err := hex.Decode(uuid[:], digits[:]); err != nil {
 		return uuid, false
 	}
-	return uuid, true
+	canonical := uuidText(uuid)
+	return uuid, string(canonical[:]) == s
 }
 
 func formatUUID(uuid [16]byte) string {
-	var b [36]byte
+	b := uuidText(uuid)
+	return string(b[:])
+}
+
+func uuidText(uuid [16]byte) (b [36]byte) {
 	hex.Encode(b[:8], uuid[:4])
 	hex.Encode(b[9:13], uuid[4:6])
 	hex.Encode(b[14:18], uuid[6:8])
 	hex.Encode(b[19:23], uuid[8:10])
 	hex.Encode(b[24:], uuid[10:])
 	b[8], b[13], b[18], b[23] = '-', '-', '-', '-'
-	return string(b[:])
+	return b
 }

@@ -240,7 +240,7 @@ func modelNames(pools []Pool) (list []string) {
 }
 
 func TestAllocatorAnswersAsTheNaiveModelDoes(t *testing.T) {
-	for seed := range uint64(30) {
+	for seed := range uint64(20) {
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
 			t.Parallel()
 			h := newHistory(seed)

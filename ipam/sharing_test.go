@@ -106,7 +106,7 @@ func TestSharingInChoice(t *testing.T) {
 
 // TestNoAddressIsGivenAgainstTheRules puts only what Choose picks, and looks at the result rather than at the reasons.
 func TestNoAddressIsGivenAgainstTheRules(t *testing.T) {
-	for seed := range uint64(20) {
+	for seed := range uint64(10) {
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
 			t.Parallel()
 			h := newHistory(seed)
