@@ -1,0 +1,761 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controller
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/client-go/tools/events"
+	"k8s.io/cloud-provider/service/helpers"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/fake"
+	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	"github.com/fairlead-lb/fairlead/api/v1alpha1"
+	"github.com/fairlead-lb/fairlead/ipam"
+)
+
+// world is a Controller over an API server in memory. Its watch is played by
+// hand: sync shows the Controller what is stored.
+type world struct {
+	t      *testing.T
+	api    client.WithWatch
+	c      *Controller
+	events *events.FakeRecorder
+	now    time.Time
+	writes map[string]int
+}
+
+func newWorld(t *testing.T, objects ...client.Object) *world {
+	t.Helper()
+	w := &world{t: t, now: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC), events: events.NewFakeRecorder(1000), writes: map[string]int{}}
+	scheme := runtime.NewScheme()
+	for _, add := range []func(*runtime.Scheme) error{clientgoscheme.AddToScheme, v1alpha1.AddToScheme} {
+		if err := add(scheme); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.api = fake.NewClientBuilder().WithScheme(scheme).WithObjects(objects...).
+		WithStatusSubresource(&corev1.Service{}, &v1alpha1.LoadBalancerIP{}, &v1alpha1.LoadBalancerIPPool{}).
+		WithIndex(&discoveryv1.EndpointSlice{}, endpointsByService, indexEndpointsByService).Build()
+	w.c = w.controller()
+	w.sync()
+	return w
+}
+
+// controller makes a Controller that knows nothing yet.
+func (w *world) controller() *Controller {
+	counted := interceptor.NewClient(w.api, interceptor.Funcs{
+		Create: func(ctx context.Context, c client.WithWatch, obj client.Object, opts ...client.CreateOption) error {
+			w.writes[fmt.Sprintf("create %T", obj)]++
+			return c.Create(ctx, obj, opts...)
+		},
+		Update: func(ctx context.Context, c client.WithWatch, obj client.Object, opts ...client.UpdateOption) error {
+			w.writes[fmt.Sprintf("update %T", obj)]++
+			return c.Update(ctx, obj, opts...)
+		},
+		Delete: func(ctx context.Context, c client.WithWatch, obj client.Object, opts ...client.DeleteOption) error {
+			w.writes[fmt.Sprintf("delete %T", obj)]++
+			return c.Delete(ctx, obj, opts...)
+		},
+		SubResourcePatch: func(ctx context.Context, c client.Client, sub string, obj client.Object, patch client.Patch, opts ...client.SubResourcePatchOption) error {
+			w.writes[fmt.Sprintf("patch %T", obj)]++
+			if svc, ok := obj.(*corev1.Service); ok {
+				return w.patchService(ctx, svc)
+			}
+			return c.SubResource(sub).Patch(ctx, obj, patch, opts...)
+		},
+	})
+	c := &Controller{
+		client: counted, live: w.api, recorder: w.events,
+		opts:   Options{Classes: Classes{Class: v1alpha1.DefaultLoadBalancerClass, Default: true}, Workers: 1},
+		now:    func() time.Time { return w.now },
+		ledger: newLedger(), pools: &pools{},
+		services: newQueue(""), addresses: newQueue(""), poolStatus: newQueue(""), config: newQueue(""),
+	}
+	w.t.Cleanup(func() {
+		for _, q := range []queue{c.services, c.addresses, c.poolStatus, c.config} {
+			q.ShutDown()
+		}
+	})
+	return c
+}
+
+// patchService does what the API server does with a patch of services/status:
+// unlike the one in memory it takes finalizers, too.
+func (w *world) patchService(ctx context.Context, svc *corev1.Service) error {
+	stored := &corev1.Service{}
+	if err := w.api.Get(ctx, client.ObjectKeyFromObject(svc), stored); err != nil {
+		return err
+	}
+	if stored.ResourceVersion != svc.ResourceVersion {
+		return apierrors.NewConflict(corev1.Resource("services"), svc.Name, errors.New("the object has been modified"))
+	}
+	status := svc.Status
+	stored.Finalizers = svc.Finalizers
+	if err := w.api.Update(ctx, stored); err != nil {
+		return err
+	}
+	if stored.DeletionTimestamp != nil && len(stored.Finalizers) == 0 {
+		return nil
+	}
+	stored.Status = status
+	if err := w.api.Status().Update(ctx, stored); err != nil {
+		return err
+	}
+	stored.DeepCopyInto(svc)
+	return nil
+}
+
+func (w *world) ctx() context.Context { return w.t.Context() }
+
+// sync shows the Controller pools, nodes and addresses as stored.
+func (w *world) sync() {
+	w.t.Helper()
+	if err := w.c.readPools(w.ctx()); err != nil {
+		w.t.Fatal(err)
+	}
+	if _, err := w.c.readNodes(w.ctx()); err != nil {
+		w.t.Fatal(err)
+	}
+	for _, ip := range w.addresses() {
+		w.c.ledger.observe(&ip)
+	}
+}
+
+func (w *world) create(objects ...client.Object) {
+	w.t.Helper()
+	for _, obj := range objects {
+		if err := w.api.Create(w.ctx(), obj); err != nil {
+			w.t.Fatal(err)
+		}
+	}
+}
+
+// edit changes a stored Service.
+func (w *world) edit(name string, f func(*corev1.Service)) {
+	w.t.Helper()
+	svc := w.service(name)
+	status := svc.Status
+	f(svc)
+	changed := svc.Status
+	svc.Status = status
+	if err := w.api.Update(w.ctx(), svc); err != nil {
+		w.t.Fatal(err)
+	}
+	svc.Status = changed
+	if err := w.api.Status().Update(w.ctx(), svc); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// reconcile works on Services by name until nobody is woken any more.
+func (w *world) reconcile(names ...string) {
+	w.t.Helper()
+	for _, name := range names {
+		w.c.services.Add(reconcile.Request{NamespacedName: types.NamespacedName{Namespace: "default", Name: name}})
+	}
+	for w.c.services.Len() > 0 {
+		req, _ := w.c.services.Get()
+		if _, err := w.c.reconcileService(w.ctx(), req); err != nil {
+			w.t.Fatalf("reconcile %s: %v", req.Name, err)
+		}
+		w.c.services.Done(req)
+	}
+}
+
+func (w *world) service(name string) *corev1.Service {
+	w.t.Helper()
+	svc := &corev1.Service{}
+	if err := w.api.Get(w.ctx(), types.NamespacedName{Namespace: "default", Name: name}, svc); err != nil {
+		w.t.Fatal(err)
+	}
+	return svc
+}
+
+func (w *world) addresses() []v1alpha1.LoadBalancerIP {
+	w.t.Helper()
+	var list v1alpha1.LoadBalancerIPList
+	if err := w.api.List(w.ctx(), &list); err != nil {
+		w.t.Fatal(err)
+	}
+	return list.Items
+}
+
+// shows fails unless the Service shows exactly these addresses.
+func (w *world) shows(name string, want ...string) {
+	w.t.Helper()
+	got, _ := shown(w.service(name))
+	if fmt.Sprint(got) != "["+strings.Join(want, " ")+"]" {
+		w.t.Errorf("%s shows %v, want %v; condition %+v", name, got, want, condition(w.service(name), v1alpha1.ServiceAllocated))
+	}
+}
+
+// refused fails unless the Service has no address for this reason.
+func (w *world) refused(name string, reason ipam.Reason) {
+	w.t.Helper()
+	if cond := condition(w.service(name), v1alpha1.ServiceAllocated); cond.Status != metav1.ConditionFalse || cond.Reason != string(reason) || cond.Message == "" {
+		w.t.Errorf("%s has condition %+v, want %s", name, cond, reason)
+	}
+}
+
+func (w *world) told() []string {
+	var got []string
+	for {
+		select {
+		case e := <-w.events.Events:
+			got = append(got, e)
+		default:
+			return got
+		}
+	}
+}
+
+func testPool(name string, addresses ...v1alpha1.AddressRange) *v1alpha1.LoadBalancerIPPool {
+	return &v1alpha1.LoadBalancerIPPool{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: v1alpha1.LoadBalancerIPPoolSpec{Addresses: addresses}}
+}
+
+func testService(name string, change ...func(*corev1.Service)) *corev1.Service {
+	svc := &corev1.Service{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name, UID: types.UID("uid-" + name)},
+		Spec: corev1.ServiceSpec{
+			Type:       corev1.ServiceTypeLoadBalancer,
+			IPFamilies: []corev1.IPFamily{corev1.IPv4Protocol},
+			Ports:      []corev1.ServicePort{{Protocol: corev1.ProtocolTCP, Port: 80}},
+		},
+	}
+	for _, f := range change {
+		f(svc)
+	}
+	return svc
+}
+
+func testNode(name string) *corev1.Node {
+	return &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}, Status: corev1.NodeStatus{Conditions: []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue}}}}
+}
+
+func asking(addr string) func(*corev1.Service) {
+	return func(svc *corev1.Service) { svc.Spec.LoadBalancerIP = addr }
+}
+
+func sharing(key string, port int32) func(*corev1.Service) {
+	return func(svc *corev1.Service) {
+		svc.Annotations = map[string]string{v1alpha1.AnnotationSharingKey: key}
+		svc.Spec.Ports[0].Port = port
+	}
+}
+
+func dual(policy corev1.IPFamilyPolicy) func(*corev1.Service) {
+	return func(svc *corev1.Service) {
+		svc.Spec.IPFamilyPolicy = &policy
+		svc.Spec.IPFamilies = []corev1.IPFamily{corev1.IPv6Protocol, corev1.IPv4Protocol}
+	}
+}
+
+func TestServiceGetsAnAddressInTwoWrites(t *testing.T) {
+	w := newWorld(t, testPool("lan", "192.0.2.0/29"), testNode("n1"), testService("web"))
+	w.reconcile("web")
+	w.shows("web", "192.0.2.0")
+	svc := w.service("web")
+	if !helpers.HasLBFinalizer(svc) {
+		t.Error("no finalizer")
+	}
+	if mode := svc.Status.LoadBalancer.Ingress[0].IPMode; mode == nil || *mode != corev1.LoadBalancerIPModeVIP {
+		t.Errorf("ipMode %v", mode)
+	}
+	ip := w.addresses()[0]
+	if ip.Name != "192.0.2.0" || ip.Spec.Owner != "n1" || ip.Spec.Pool != "lan" || ip.Spec.Holder != "default/web" {
+		t.Errorf("object %+v", ip)
+	}
+	w.reconcile("web")
+	w.sync()
+	w.reconcile("web")
+	if len(w.writes) != 2 || w.writes["create *v1alpha1.LoadBalancerIP"] != 1 || w.writes["patch *v1.Service"] != 1 {
+		t.Errorf("writes %v", w.writes)
+	}
+	if told := w.told(); len(told) != 1 || !strings.HasPrefix(told[0], "Normal Allocated") {
+		t.Errorf("events %q", told)
+	}
+}
+
+func TestRefusedServiceIsServedWhenTheCauseGoes(t *testing.T) {
+	w := newWorld(t, testPool("lan", "192.0.2.0/32"), testService("first"), testService("second"))
+	w.reconcile("first", "second")
+	w.shows("first", "192.0.2.0")
+	w.refused("second", ipam.PoolExhausted)
+	writes := w.writes["patch *v1.Service"]
+	w.reconcile("second")
+	if w.writes["patch *v1.Service"] != writes {
+		t.Error("a refusal that stands was written again")
+	}
+	if err := w.api.Delete(w.ctx(), w.service("first")); err != nil {
+		t.Fatal(err)
+	}
+	w.reconcile("first")
+	w.shows("second", "192.0.2.0")
+}
+
+func TestRequests(t *testing.T) {
+	for name, tc := range map[string]struct {
+		svc    func(*corev1.Service)
+		reason ipam.Reason
+		shows  string
+	}{
+		"an address of the pool":          {svc: asking("192.0.2.5"), shows: "192.0.2.5"},
+		"an address outside every pool":   {svc: asking("198.51.100.1"), reason: ipam.AddressNotInPool},
+		"an address that another holds":   {svc: asking("192.0.2.1"), reason: ipam.AddressInUse},
+		"an address of the wrong family":  {svc: asking("2001:db8::1"), reason: ipam.FamilyNotRequested},
+		"an address of a disabled pool":   {svc: asking("203.0.113.1"), reason: ipam.PoolDisabled},
+		"not an address":                  {svc: asking("web"), reason: ipam.InvalidAddress},
+		"a pool that does not assign":     {svc: func(svc *corev1.Service) { svc.Annotations = map[string]string{v1alpha1.AnnotationPool: "manual"} }, shows: "192.0.2.65"},
+		"a pool that does not exist":      {svc: func(svc *corev1.Service) { svc.Annotations = map[string]string{v1alpha1.AnnotationPool: "none"} }, reason: ipam.PoolNotFound},
+		"a pool that does not admit it":   {svc: asking("192.0.2.129"), reason: ipam.PoolNotAdmitted},
+		"an address that is left out":     {svc: asking("192.0.2.7"), reason: ipam.AddressExcluded},
+		"an address that shows elsewhere": {svc: asking("192.0.2.6"), reason: ipam.ForeignAddress},
+	} {
+		t.Run(name, func(t *testing.T) {
+			no := false
+			lan := testPool("lan", "192.0.2.1-192.0.2.63")
+			lan.Spec.Exclude = []v1alpha1.AddressRange{"192.0.2.7"}
+			off := testPool("off", "203.0.113.0/24")
+			off.Spec.Disabled = true
+			manual := testPool("manual", "192.0.2.65-192.0.2.126")
+			manual.Spec.AutoAssign = &no
+			picky := testPool("picky", "192.0.2.128/25")
+			picky.Spec.ServiceSelector = &metav1.LabelSelector{MatchLabels: map[string]string{"never": "there"}}
+			alien := testService("alien", func(svc *corev1.Service) {
+				class := "example.com/lb"
+				svc.Spec.LoadBalancerClass = &class
+				svc.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: "192.0.2.6"}}
+			})
+			w := newWorld(t, lan, off, manual, picky, alien, testService("holder"), testService("web", tc.svc))
+			w.reconcile("alien", "holder", "web")
+			w.shows("holder", "192.0.2.1")
+			if tc.reason != "" {
+				w.shows("web")
+				w.refused("web", tc.reason)
+				if helpers.HasLBFinalizer(w.service("web")) {
+					t.Error("a finalizer without an address")
+				}
+				return
+			}
+			w.shows("web", tc.shows)
+		})
+	}
+}
+
+func TestDualStack(t *testing.T) {
+	t.Run("both families come in the order of the Service", func(t *testing.T) {
+		w := newWorld(t, testPool("lan", "192.0.2.0/24", "2001:db8::/64"), testService("web", dual(corev1.IPFamilyPolicyRequireDualStack)))
+		w.reconcile("web")
+		w.shows("web", "2001:db8::", "192.0.2.0")
+	})
+	t.Run("RequireDualStack gets nothing from a pool of one family", func(t *testing.T) {
+		w := newWorld(t, testPool("lan", "192.0.2.0/24"), testService("web", dual(corev1.IPFamilyPolicyRequireDualStack)))
+		w.reconcile("web")
+		w.shows("web")
+		w.refused("web", ipam.FamilyNotInPool)
+		if ips := w.addresses(); len(ips) != 0 {
+			t.Errorf("holds %v", ips)
+		}
+	})
+	t.Run("PreferDualStack gets one, and the second when it can be had", func(t *testing.T) {
+		w := newWorld(t, testPool("lan", "192.0.2.0/24"), testService("web", dual(corev1.IPFamilyPolicyPreferDualStack)))
+		w.reconcile("web")
+		w.shows("web", "192.0.2.0")
+		if cond := condition(w.service("web"), v1alpha1.ServiceAllocated); cond.Reason != ReasonPartlyAllocated || cond.Status != metav1.ConditionTrue {
+			t.Errorf("condition %+v", cond)
+		}
+		w.create(testPool("six", "2001:db8::/64"))
+		w.sync()
+		w.c.wake()
+		w.reconcile()
+		w.shows("web", "2001:db8::", "192.0.2.0")
+	})
+}
+
+func TestSharing(t *testing.T) {
+	w := newWorld(t, testPool("lan", "192.0.2.0/24"), testService("a", sharing("k", 80)), testService("b", sharing("k", 443)), testService("c", sharing("k", 80)))
+	w.reconcile("a", "b", "c")
+	w.shows("a", "192.0.2.0")
+	w.shows("b", "192.0.2.0")
+	w.shows("c", "192.0.2.1")
+
+	t.Run("a Service that comes to clash gets another address, the earlier one stays", func(t *testing.T) {
+		w.edit("b", func(svc *corev1.Service) { svc.Spec.Ports[0].Port = 80 })
+		w.reconcile("b")
+		w.shows("a", "192.0.2.0")
+		if got, _ := shown(w.service("b")); len(got) != 1 || got[0] == netip.MustParseAddr("192.0.2.0") || got[0] == netip.MustParseAddr("192.0.2.1") {
+			t.Errorf("b shows %v", got)
+		}
+	})
+}
+
+func TestForeignAddressIsLeftAlone(t *testing.T) {
+	shows := []corev1.LoadBalancerIngress{{IP: "192.0.2.0"}}
+	w := newWorld(t, testPool("lan", "192.0.2.0/31"), testService("alien", func(svc *corev1.Service) { svc.Status.LoadBalancer.Ingress = shows }), testService("web"))
+	w.reconcile("alien", "web")
+	w.shows("alien", "192.0.2.0")
+	w.refused("alien", ipam.ForeignAddress)
+	if helpers.HasLBFinalizer(w.service("alien")) {
+		t.Error("our finalizer is on it")
+	}
+	w.shows("web", "192.0.2.1")
+	t.Run("once it is cleared the Service is served and the address free", func(t *testing.T) {
+		w.edit("alien", func(svc *corev1.Service) { svc.Status.LoadBalancer = corev1.LoadBalancerStatus{} })
+		w.reconcile("alien")
+		w.shows("alien", "192.0.2.0")
+		if !helpers.HasLBFinalizer(w.service("alien")) {
+			t.Error("no finalizer")
+		}
+	})
+}
+
+func TestReleaseRestsAndReturns(t *testing.T) {
+	w := newWorld(t, testPool("lan", "192.0.2.0/24"), testService("web"))
+	w.reconcile("web")
+	w.edit("web", func(svc *corev1.Service) {
+		svc.Spec.Type = corev1.ServiceTypeClusterIP
+		svc.Status.LoadBalancer = corev1.LoadBalancerStatus{} // as the API server does
+	})
+	w.reconcile("web")
+	svc := w.service("web")
+	if helpers.HasLBFinalizer(svc) || len(svc.Status.Conditions) != 0 {
+		t.Errorf("left behind: %v %v", svc.Finalizers, svc.Status.Conditions)
+	}
+	ip := w.addresses()[0]
+	if len(ip.Spec.Services) != 0 || ip.Spec.Released == nil || ip.Spec.Released.Service.Name != "web" {
+		t.Errorf("object %+v", ip.Spec)
+	}
+	w.create(testService("other"))
+	w.reconcile("other")
+	w.shows("other", "192.0.2.1")
+	w.edit("web", func(svc *corev1.Service) { svc.Spec.Type = corev1.ServiceTypeLoadBalancer })
+	w.reconcile("web")
+	w.shows("web", "192.0.2.0")
+
+	t.Run("and is forgotten after its time", func(t *testing.T) {
+		if err := w.api.Delete(w.ctx(), w.service("other")); err != nil {
+			t.Fatal(err)
+		}
+		w.reconcile("other")
+		result, err := w.c.reconcileAddress(w.ctx(), request("192.0.2.1"))
+		if err != nil || result.RequeueAfter != defaultReuseAfter {
+			t.Fatalf("%v, %v", result, err)
+		}
+		w.now = w.now.Add(defaultReuseAfter)
+		if _, err := w.c.reconcileAddress(w.ctx(), request("192.0.2.1")); err != nil {
+			t.Fatal(err)
+		}
+		if ips := w.addresses(); len(ips) != 1 || ips[0].Name != "192.0.2.0" {
+			t.Errorf("left: %v", ips)
+		}
+	})
+}
+
+func TestAddressesSurviveARestart(t *testing.T) {
+	w := newWorld(t, testPool("lan", "192.0.2.0/28"), testNode("n1"))
+	var names []string
+	for i := range 10 {
+		names = append(names, fmt.Sprint("svc", i))
+		w.create(testService(names[i]))
+	}
+	rand.Shuffle(len(names), func(i, j int) { names[i], names[j] = names[j], names[i] })
+	w.reconcile(names...)
+	before := map[string]string{}
+	for _, name := range names {
+		addrs, _ := shown(w.service(name))
+		before[name] = fmt.Sprint(addrs)
+	}
+	w.writes = map[string]int{}
+	w.c = w.controller()
+	if err := w.c.fill(w.ctx()); err != nil {
+		t.Fatal(err)
+	}
+	rand.Shuffle(len(names), func(i, j int) { names[i], names[j] = names[j], names[i] })
+	w.reconcile(names...)
+	for _, name := range names {
+		addrs, _ := shown(w.service(name))
+		if after := fmt.Sprint(addrs); after != before[name] {
+			t.Errorf("%s moved from %s to %s", name, before[name], after)
+		}
+	}
+	if len(w.writes) != 0 {
+		t.Errorf("a restart wrote %v", w.writes)
+	}
+}
+
+func TestDeletedWhileTheControllerWasDown(t *testing.T) {
+	w := newWorld(t, testPool("lan", "192.0.2.0/28"), testService("web"), testService("gone"))
+	w.reconcile("web", "gone")
+	// Somebody took the finalizer off, so the Service went without us.
+	w.edit("gone", func(svc *corev1.Service) { svc.Finalizers = nil })
+	if err := w.api.Delete(w.ctx(), w.service("gone")); err != nil {
+		t.Fatal(err)
+	}
+	w.c = w.controller()
+	if err := w.c.fill(w.ctx()); err != nil {
+		t.Fatal(err)
+	}
+	w.reconcile()
+	for _, ip := range w.addresses() {
+		if held := len(ip.Spec.Services) > 0; held != (ip.Name == "192.0.2.0") {
+			t.Errorf("%s held: %v", ip.Name, held)
+		}
+	}
+}
+
+func TestDeletedObjectIsMadeAgain(t *testing.T) {
+	w := newWorld(t, testPool("lan", "192.0.2.0/28"), testService("first"), testService("web"))
+	w.reconcile("first", "web")
+	w.shows("web", "192.0.2.1")
+	ip := w.addresses()[1]
+	if err := w.api.Delete(w.ctx(), &ip); err != nil {
+		t.Fatal(err)
+	}
+	w.c.ledger.forget(&ip)
+	w.reconcile("web")
+	w.shows("web", "192.0.2.1")
+	if ips := w.addresses(); len(ips) != 2 || len(ips[1].Spec.Services) != 1 {
+		t.Errorf("objects %v", ips)
+	}
+}
+
+func TestRestoredServiceIsBoundAnew(t *testing.T) {
+	w := newWorld(t, testPool("lan", "192.0.2.0/28"), testService("web"))
+	w.reconcile("web")
+	w.edit("web", func(svc *corev1.Service) { svc.Finalizers = nil })
+	if err := w.api.Delete(w.ctx(), w.service("web")); err != nil {
+		t.Fatal(err)
+	}
+	w.create(testService("web", func(svc *corev1.Service) { svc.UID = "restored" }))
+	w.reconcile("web")
+	w.shows("web", "192.0.2.0")
+	if uid := w.addresses()[0].Spec.Services[0].UID; uid != "restored" {
+		t.Errorf("bound to %s", uid)
+	}
+}
+
+// Two controllers that both believe they lead, with watches that lag: the API
+// server keeps an address from having two holders, and both come to agree.
+func TestTwoControllers(t *testing.T) {
+	for seed := range uint64(8) {
+		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
+			rnd := rand.New(rand.NewPCG(seed, 1))
+			w := newWorld(t, testPool("lan", "192.0.2.0/29"))
+			two := []*Controller{w.c, w.controller()}
+			if err := two[1].fill(w.ctx()); err != nil {
+				t.Fatal(err)
+			}
+			deletions := []map[string]v1alpha1.LoadBalancerIP{{}, {}}
+			lagging := func(i int) {
+				for _, ip := range w.addresses() {
+					if rnd.IntN(2) == 0 {
+						two[i].ledger.observe(&ip)
+						deletions[i][ip.Name] = ip
+					}
+				}
+			}
+			alive := map[string]bool{}
+			for step := range 200 {
+				name := fmt.Sprint("svc", rnd.IntN(10))
+				switch {
+				case rnd.IntN(3) > 0:
+				case alive[name]:
+					if err := w.api.Delete(w.ctx(), w.service(name)); err != nil {
+						t.Fatal(err)
+					}
+					alive[name] = false
+				case apierrors.IsNotFound(w.api.Get(w.ctx(), types.NamespacedName{Namespace: "default", Name: name}, &corev1.Service{})):
+					w.create(testService(name, func(svc *corev1.Service) { svc.UID = types.UID(fmt.Sprint(name, "-", step)) }))
+					alive[name] = true
+				}
+				i := rnd.IntN(2)
+				w.c = two[i]
+				lagging(i)
+				w.reconcile(name)
+				w.checkHolders()
+			}
+			// The watches catch up, in turn, until nobody has anything to do.
+			for range 6 {
+				for i := range two {
+					w.c = two[i]
+					stored := map[string]bool{}
+					for _, ip := range w.addresses() {
+						stored[ip.Name] = true
+						w.c.ledger.observe(&ip)
+					}
+					for name, ip := range deletions[i] {
+						if !stored[name] {
+							w.c.ledger.forget(&ip)
+						}
+					}
+					for n := range 10 {
+						w.reconcile(fmt.Sprint("svc", n))
+					}
+				}
+			}
+			w.checkSettled(8)
+		})
+	}
+}
+
+// checkHolders fails if an address has two holders.
+func (w *world) checkHolders() {
+	w.t.Helper()
+	for _, ip := range w.addresses() {
+		if len(ip.Spec.Services) > 1 {
+			w.t.Errorf("%s is held by %v", ip.Name, ip.Spec.Services)
+		}
+	}
+}
+
+// checkSettled fails unless what Services show is what they hold, each has one
+// address, and no address is idle while a Service waits.
+func (w *world) checkSettled(capacity int) {
+	w.t.Helper()
+	var list corev1.ServiceList
+	if err := w.api.List(w.ctx(), &list); err != nil {
+		w.t.Fatal(err)
+	}
+	holders := map[string]string{}
+	for _, ip := range w.addresses() {
+		for _, b := range ip.Spec.Services {
+			if was, ok := holders[b.Name]; ok {
+				w.t.Errorf("%s holds %s and %s", b.Name, was, ip.Name)
+			}
+			holders[b.Name] = ip.Name
+			if !slices.ContainsFunc(list.Items, func(svc corev1.Service) bool { return svc.Name == b.Name && svc.UID == b.UID }) {
+				w.t.Errorf("%s leaked to %s %s", ip.Name, b.Name, b.UID)
+			}
+		}
+	}
+	served := 0
+	for _, svc := range list.Items {
+		if svc.DeletionTimestamp != nil {
+			w.t.Errorf("%s is stuck: %v", svc.Name, svc.Finalizers)
+		}
+		addrs, _ := shown(&svc)
+		if len(addrs) == 0 {
+			continue
+		}
+		served++
+		if fmt.Sprint(addrs) != "["+holders[svc.Name]+"]" {
+			w.t.Errorf("%s shows %v and holds %q", svc.Name, addrs, holders[svc.Name])
+		}
+	}
+	if want := min(capacity, len(list.Items)); served != want {
+		w.t.Errorf("%d of %d Services are served, want %d", served, len(list.Items), want)
+	}
+}
+
+func TestPlacement(t *testing.T) {
+	w := newWorld(t, testPool("lan", "192.0.2.0/28"), testNode("n1"), testNode("n2"))
+	for i := range 8 {
+		w.create(testService(fmt.Sprint("svc", i)))
+		w.reconcile(fmt.Sprint("svc", i))
+	}
+	owners := map[string][]string{}
+	for _, ip := range w.addresses() {
+		owners[ip.Spec.Owner] = append(owners[ip.Spec.Owner], ip.Name)
+	}
+	if len(owners["n1"]) != 4 || len(owners["n2"]) != 4 {
+		t.Fatalf("owners %v", owners)
+	}
+	if err := w.api.Delete(w.ctx(), testNode("n1")); err != nil {
+		t.Fatal(err)
+	}
+	w.sync()
+	w.writes = map[string]int{}
+	for _, ip := range w.addresses() {
+		if _, err := w.c.reconcileAddress(w.ctx(), request(ip.Name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, ip := range w.addresses() {
+		if ip.Spec.Owner != "n2" {
+			t.Errorf("%s is proposed for %q", ip.Name, ip.Spec.Owner)
+		}
+	}
+	if w.writes["update *v1alpha1.LoadBalancerIP"] != 4 {
+		t.Errorf("writes %v: only the lost node's addresses move", w.writes)
+	}
+}
+
+func TestStrandedAddressStays(t *testing.T) {
+	pool := testPool("lan", "192.0.2.0/28")
+	w := newWorld(t, pool, testNode("n1"), testService("web"))
+	w.reconcile("web")
+	mismatch := func() metav1.ConditionStatus {
+		if _, err := w.c.reconcileAddress(w.ctx(), request("192.0.2.0")); err != nil {
+			t.Fatal(err)
+		}
+		for _, cond := range w.addresses()[0].Status.Conditions {
+			if cond.Type == v1alpha1.PoolMismatch {
+				return cond.Status
+			}
+		}
+		return ""
+	}
+	if got := mismatch(); got != "" {
+		t.Errorf("PoolMismatch is %q at first", got)
+	}
+	if err := w.api.Delete(w.ctx(), pool); err != nil {
+		t.Fatal(err)
+	}
+	w.sync()
+	w.reconcile("web")
+	w.shows("web", "192.0.2.0")
+	if got := mismatch(); got != metav1.ConditionTrue {
+		t.Errorf("PoolMismatch is %q without the pool", got)
+	}
+	w.create(testPool("lan", "192.0.2.0/28"))
+	w.sync()
+	if got := mismatch(); got != metav1.ConditionFalse {
+		t.Errorf("PoolMismatch is %q with the pool back", got)
+	}
+}
+
+func TestPoolStatus(t *testing.T) {
+	w := newWorld(t, testPool("lan", "192.0.2.0/31", "2001:db8::5-2001:db8::1"), testPool("twin", "192.0.2.1"), testService("a"), testService("b"))
+	w.reconcile("a", "b")
+	if _, err := w.c.reconcilePoolStatus(w.ctx(), request("lan")); err != nil {
+		t.Fatal(err)
+	}
+	got := &v1alpha1.LoadBalancerIPPool{}
+	if err := w.api.Get(w.ctx(), client.ObjectKey{Name: "lan"}, got); err != nil {
+		t.Fatal(err)
+	}
+	if got.Status.IPv6 != nil || *got.Status.IPv4 != (v1alpha1.AddressCount{Capacity: "2", Allocated: "2", Available: "0"}) {
+		t.Errorf("counts %+v %+v", got.Status.IPv4, got.Status.IPv6)
+	}
+	want := map[string]metav1.ConditionStatus{v1alpha1.PoolReady: "False", v1alpha1.PoolOverlaps: "True", v1alpha1.PoolExhausted: "True"}
+	for _, cond := range got.Status.Conditions {
+		if cond.Status != want[cond.Type] {
+			t.Errorf("condition %+v", cond)
+		}
+	}
+	writes := w.writes["patch *v1alpha1.LoadBalancerIPPool"]
+	if _, err := w.c.reconcilePoolStatus(w.ctx(), request("lan")); err != nil {
+		t.Fatal(err)
+	}
+	if writes != 1 || w.writes["patch *v1alpha1.LoadBalancerIPPool"] != 1 {
+		t.Errorf("writes %v", w.writes)
+	}
+}
