@@ -52,11 +52,11 @@ func (q *query) check(addr netip.Addr) verdict {
 	case v.refusal != nil || v.mine && !v.shared:
 		return v
 	case !v.mine && e.foreign:
-		v.refusal = q.refuseForeign(addr, q.foreignOwner(addr))
+		v.refusal = refuseForeign(addr, q.foreignOwner(addr))
 	case !v.mine && e.reserved() != nil && !e.reserved().admits(q.req.Service):
-		v.refusal = q.refuseReserved(addr, *e.reserved())
+		v.refusal = refuseReserved(addr, *e.reserved())
 	case v.shared && (q.req.SharingKey == "" || e.sharingKey() == ""):
-		v.refusal = q.refuseInUse(addr, others)
+		v.refusal = refuseInUse(addr, others)
 	case v.shared && q.req.SharingKey != e.sharingKey():
 		v.refusal = q.refuseKey(addr, others, e.sharingKey())
 	}

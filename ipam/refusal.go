@@ -83,17 +83,17 @@ func (q *query) refuseFamilyOf(addr netip.Addr) *Refusal {
 		addr, FamilyOf(addr), q.req.Service, FamilyOf(addr))
 }
 
-func (q *query) refuseForeign(addr netip.Addr, owner ServiceRef) *Refusal {
+func refuseForeign(addr netip.Addr, owner ServiceRef) *Refusal {
 	return refuse(ForeignAddress, FamilyOf(addr), addr, "",
 		"%s is in the status of Service %s, where something else put it: ask for another address, or free it there.", addr, owner)
 }
 
-func (q *query) refuseReserved(addr netip.Addr, r Reservation) *Refusal {
+func refuseReserved(addr netip.Addr, r Reservation) *Refusal {
 	return refuse(AddressReserved, FamilyOf(addr), addr, "",
 		"%s is reserved for %s: ask for another address, or change reservedFor of LoadBalancerIP %s.", addr, r, ObjectName(addr))
 }
 
-func (q *query) refuseInUse(addr netip.Addr, holders []Holder) *Refusal {
+func refuseInUse(addr netip.Addr, holders []Holder) *Refusal {
 	return refuse(AddressInUse, FamilyOf(addr), addr, "",
 		"%s is held by %s: ask for another address, or give every Service on it the same annotation fairlead.dev/sharing-key.",
 		addr, listHolders(holders))
