@@ -1,0 +1,163 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package source turns what a speaker reads of the cluster into snapshots for plan.
+package source
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/runtime"
+	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
+	toolscache "k8s.io/client-go/tools/cache"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/fairlead-lb/fairlead/api/v1alpha1"
+	"github.com/fairlead-lb/fairlead/plan"
+)
+
+// State is the cluster at one time. Nobody changes it.
+type State struct {
+	// Snapshot has no links: every node's are unknown.
+	Snapshot plan.Snapshot
+	// Records are the objects that the snapshot's addresses were read from.
+	Records map[netip.Addr]Record
+}
+
+// Record is the LoadBalancerIP of an address.
+type Record struct {
+	Name string
+	// ResourceVersion is that of the object which Claim and the snapshot were
+	// read from: a write that carries it fails if they are out of date.
+	ResourceVersion string
+	// Claim on record, or nil.
+	Claim *v1alpha1.L2Claim
+}
+
+// Scheme returns the kinds that a speaker reads and writes.
+func Scheme() (*runtime.Scheme, error) {
+	scheme := runtime.NewScheme()
+	for _, add := range []func(*runtime.Scheme) error{clientgoscheme.AddToScheme, v1alpha1.AddToScheme} {
+		if err := add(scheme); err != nil {
+			return nil, fmt.Errorf("register kinds: %w", err)
+		}
+	}
+	return scheme, nil
+}
+
+// Mapper knows the kinds that a speaker reads and writes without asking the API
+// server: a speaker must start while it is away.
+func Mapper() meta.RESTMapper {
+	m := meta.NewDefaultRESTMapper(nil)
+	m.Add(corev1.SchemeGroupVersion.WithKind("Service"), meta.RESTScopeNamespace)
+	m.Add(discoveryv1.SchemeGroupVersion.WithKind("EndpointSlice"), meta.RESTScopeNamespace)
+	m.Add(corev1.SchemeGroupVersion.WithKind("Node"), meta.RESTScopeRoot)
+	m.Add(v1alpha1.GroupVersion.WithKind("LoadBalancerIP"), meta.RESTScopeRoot)
+	return m
+}
+
+// CacheOptions keeps of each object only what snapshots are made of.
+func CacheOptions(scheme *runtime.Scheme) cache.Options {
+	return cache.Options{
+		Scheme: scheme,
+		Mapper: Mapper(),
+		ByObject: map[client.Object]cache.ByObject{
+			&corev1.Service{}:            {Transform: strip},
+			&discoveryv1.EndpointSlice{}: {Transform: strip},
+			&corev1.Node{}:               {Transform: strip},
+			&v1alpha1.LoadBalancerIP{}:   {Transform: strip},
+		},
+	}
+}
+
+// Source follows the cluster. It is the only reader of it in a speaker.
+type Source struct {
+	informers cache.Informers
+	store     *store
+	changed   chan struct{}
+}
+
+// New returns a Source on a cache made with CacheOptions, which the caller
+// starts.
+func New(informers cache.Informers) *Source {
+	return &Source{informers: informers, store: newStore(), changed: make(chan struct{}, 1)}
+}
+
+// Changed returns a channel that has a value after State changed, the first
+// time when State is first complete. One value may stand for many changes.
+func (s *Source) Changed() <-chan struct{} { return s.changed }
+
+// State returns the cluster as it was last seen, or false if it has not been
+// seen completely yet. When the API server goes away the last state stays.
+func (s *Source) State() (State, bool) { return s.store.state() }
+
+// Run follows the cluster until ctx is done, and returns nil then.
+func (s *Source) Run(ctx context.Context) error {
+	handlers := []struct {
+		object client.Object
+		set    func(old, obj any) bool
+	}{
+		{&corev1.Node{}, onObject(s.store.setNode)},
+		{&corev1.Service{}, onObject(s.store.setService)},
+		{&discoveryv1.EndpointSlice{}, onObject(s.store.setSlice)},
+		{&v1alpha1.LoadBalancerIP{}, onObject(s.store.setIP)},
+	}
+	var synced []toolscache.DoneChecker
+	for _, h := range handlers {
+		informer, err := s.informers.GetInformer(ctx, h.object, cache.BlockUntilSynced(false))
+		if err != nil {
+			return fmt.Errorf("watch %T: %w", h.object, err)
+		}
+		handle := func(old, obj any) {
+			if h.set(old, obj) {
+				s.notify()
+			}
+		}
+		registration, err := informer.AddEventHandler(toolscache.ResourceEventHandlerFuncs{
+			AddFunc:    func(obj any) { handle(nil, obj) },
+			UpdateFunc: handle,
+			DeleteFunc: func(obj any) {
+				if gone, ok := obj.(toolscache.DeletedFinalStateUnknown); ok {
+					obj = gone.Obj
+				}
+				handle(obj, nil)
+			},
+		})
+		if err != nil {
+			return fmt.Errorf("watch %T: %w", h.object, err)
+		}
+		synced = append(synced, registration.HasSyncedChecker())
+	}
+	for _, c := range synced {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-c.Done():
+		}
+	}
+	s.store.complete()
+	s.notify()
+	<-ctx.Done()
+	return nil
+}
+
+func (s *Source) notify() {
+	select {
+	case s.changed <- struct{}{}:
+	default:
+	}
+}
+
+// onObject gives a setter its type. An object that isn't there is nil.
+func onObject[T any](set func(old, obj *T) bool) func(old, obj any) bool {
+	return func(old, obj any) bool {
+		o, _ := old.(*T)
+		n, _ := obj.(*T)
+		return (o != nil || n != nil) && set(o, n)
+	}
+}

@@ -1,0 +1,356 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package source
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"testing"
+
+	gocmp "github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/fairlead-lb/fairlead/api/v1alpha1"
+	"github.com/fairlead-lb/fairlead/plan"
+)
+
+func node(name string, edits ...func(*corev1.Node)) *corev1.Node {
+	n := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}}
+	n.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue}}
+	for _, edit := range edits {
+		edit(n)
+	}
+	return n
+}
+
+func condition(t corev1.NodeConditionType, s corev1.ConditionStatus) func(*corev1.Node) {
+	return func(n *corev1.Node) {
+		n.Status.Conditions = append(n.Status.Conditions, corev1.NodeCondition{Type: t, Status: s, LastHeartbeatTime: metav1.Now()})
+	}
+}
+
+func service(name string, local bool) *corev1.Service {
+	s := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name}}
+	s.Spec.ExternalTrafficPolicy = corev1.ServiceExternalTrafficPolicyCluster
+	if local {
+		s.Spec.ExternalTrafficPolicy = corev1.ServiceExternalTrafficPolicyLocal
+	}
+	return s
+}
+
+func endpointSlice(name, service string, endpoints ...discoveryv1.Endpoint) *discoveryv1.EndpointSlice {
+	es := &discoveryv1.EndpointSlice{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name}, AddressType: discoveryv1.AddressTypeIPv4, Endpoints: endpoints}
+	if service != "" {
+		es.Labels = map[string]string{discoveryv1.LabelServiceName: service, "other": "label"}
+	}
+	return es
+}
+
+func readyOn(node string) discoveryv1.Endpoint {
+	return discoveryv1.Endpoint{Addresses: []string{"10.0.0.1"}, NodeName: &node}
+}
+
+func lbip(addr string, edits ...func(*v1alpha1.LoadBalancerIP)) *v1alpha1.LoadBalancerIP {
+	p := &v1alpha1.LoadBalancerIP{ObjectMeta: metav1.ObjectMeta{Name: addr, ResourceVersion: "1"}}
+	p.Spec.Address = addr
+	for _, edit := range edits {
+		edit(p)
+	}
+	return p
+}
+
+func heldBy(names ...string) func(*v1alpha1.LoadBalancerIP) {
+	return func(p *v1alpha1.LoadBalancerIP) {
+		for _, n := range names {
+			p.Spec.Services = append(p.Spec.Services, v1alpha1.ServiceBinding{ServiceName: v1alpha1.ServiceName{Namespace: "default", Name: n}, UID: "u"})
+		}
+	}
+}
+
+func claimed(node string, term int64) func(*v1alpha1.LoadBalancerIP) {
+	return func(p *v1alpha1.LoadBalancerIP) {
+		p.Status.L2 = &v1alpha1.L2Claim{Node: node, Term: term, Interface: "eth0"}
+	}
+}
+
+// change sets or, with gone, removes an object in a store as the informers do.
+func change(s *store, obj client.Object, gone bool) bool {
+	stripped, err := strip(obj)
+	if err != nil {
+		panic(err)
+	}
+	var old any
+	if gone {
+		old, stripped = stripped, nil
+	}
+	switch obj.(type) {
+	case *corev1.Node:
+		return onObject(s.setNode)(old, stripped)
+	case *corev1.Service:
+		return onObject(s.setService)(old, stripped)
+	case *discoveryv1.EndpointSlice:
+		return onObject(s.setSlice)(old, stripped)
+	case *v1alpha1.LoadBalancerIP:
+		return onObject(s.setIP)(old, stripped)
+	}
+	panic(fmt.Sprintf("%T", obj))
+}
+
+func filled(objects ...client.Object) *store {
+	s := newStore()
+	for _, o := range objects {
+		change(s, o, false)
+	}
+	s.complete()
+	return s
+}
+
+// sorted returns the state in an order that can be compared.
+func sorted(t *testing.T, s *store) State {
+	t.Helper()
+	st, ok := s.state()
+	if !ok {
+		t.Fatal("the state is not complete")
+	}
+	slices.SortFunc(st.Snapshot.Addresses, func(a, b plan.Address) int { return a.Addr.Compare(b.Addr) })
+	slices.SortFunc(st.Snapshot.Nodes, func(a, b plan.Node) int { return cmp.Compare(a.Name, b.Name) })
+	for i := range st.Snapshot.Addresses {
+		for j := range st.Snapshot.Addresses[i].Services {
+			slices.SortFunc(st.Snapshot.Addresses[i].Services[j].Endpoints, compareEndpoints)
+		}
+	}
+	return st
+}
+
+var sameAddr = gocmp.Comparer(func(a, b netip.Addr) bool { return a == b })
+
+func TestNodes(t *testing.T) {
+	now := metav1.Now()
+	for name, tt := range map[string]struct {
+		node *corev1.Node
+		want plan.Node
+	}{
+		"a Ready node is alive":                    {node("a"), plan.Node{Name: "a", Alive: true, Ready: true}},
+		"a node that was never Ready is not":       {node("a", func(n *corev1.Node) { n.Status.Conditions = nil }), plan.Node{Name: "a"}},
+		"a node that isn't Ready is not":           {node("a", func(n *corev1.Node) { n.Status.Conditions[0].Status = corev1.ConditionFalse }), plan.Node{Name: "a"}},
+		"a node that nobody knows of is not":       {node("a", func(n *corev1.Node) { n.Status.Conditions[0].Status = corev1.ConditionUnknown }), plan.Node{Name: "a"}},
+		"a node without a network says so":         {node("a", condition(corev1.NodeNetworkUnavailable, corev1.ConditionTrue)), plan.Node{Name: "a", Alive: true, Ready: true, NetworkUnavailable: true}},
+		"a node with a network has it":             {node("a", condition(corev1.NodeNetworkUnavailable, corev1.ConditionFalse)), plan.Node{Name: "a", Alive: true, Ready: true}},
+		"a cordoned node is cordoned":              {node("a", func(n *corev1.Node) { n.Spec.Unschedulable = true }), plan.Node{Name: "a", Alive: true, Ready: true, Cordoned: true}},
+		"an excluded node is excluded":             {node("a", func(n *corev1.Node) { n.Labels = map[string]string{corev1.LabelNodeExcludeBalancers: ""} }), plan.Node{Name: "a", Alive: true, Ready: true, Excluded: true}},
+		"a node that is being deleted is draining": {node("a", func(n *corev1.Node) { n.DeletionTimestamp = &now }), plan.Node{Name: "a", Alive: true, Ready: true, Draining: true}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if diff := gocmp.Diff([]plan.Node{tt.want}, sorted(t, filled(tt.node)).Snapshot.Nodes); diff != "" {
+				t.Errorf("node (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestAddresses(t *testing.T) {
+	yes, no := true, false
+	terminating := discoveryv1.Endpoint{Conditions: discoveryv1.EndpointConditions{Ready: &no, Serving: &yes, Terminating: &yes}}
+	ready := plan.Endpoint{Node: "a", Ready: true, Serving: true}
+	ipv6 := endpointSlice("web-6", "web", readyOn("b"))
+	ipv6.AddressType = discoveryv1.AddressTypeIPv6
+	for name, tt := range map[string]struct {
+		objects []client.Object
+		want    plan.Address
+		record  Record
+	}{
+		"a reserved address has no Services": {
+			objects: []client.Object{lbip("192.0.2.1")},
+			want:    plan.Address{},
+		},
+		"owner and claim are read": {
+			objects: []client.Object{lbip("192.0.2.1", claimed("a", 3), func(p *v1alpha1.LoadBalancerIP) { p.Spec.Owner = "b" })},
+			want:    plan.Address{Proposed: "b", Claim: plan.Claim{Node: "a", Term: 3}},
+			record:  Record{Claim: &v1alpha1.L2Claim{Node: "a", Term: 3, Interface: "eth0"}},
+		},
+		"a Service that isn't there doesn't count": {
+			objects: []client.Object{lbip("192.0.2.1", heldBy("gone", "web")), service("web", false)},
+			want:    plan.Address{Services: []plan.Service{{Namespace: "default", Name: "web"}}},
+		},
+		"endpoints don't matter for Cluster": {
+			objects: []client.Object{lbip("192.0.2.1", heldBy("web")), service("web", false), endpointSlice("web-1", "web", readyOn("a"))},
+			want:    plan.Address{Services: []plan.Service{{Namespace: "default", Name: "web"}}},
+		},
+		"endpoints of several slices count for Local, equal ones once": {
+			objects: []client.Object{
+				lbip("192.0.2.1", heldBy("web")), service("web", true),
+				endpointSlice("web-1", "web", readyOn("a"), terminating, readyOn("a")), endpointSlice("web-2", "web", readyOn("b")),
+				endpointSlice("other-1", "other", readyOn("c")), endpointSlice("nobodys", "", readyOn("d")),
+			},
+			want: plan.Address{Services: []plan.Service{{Namespace: "default", Name: "web", Local: true, Endpoints: []plan.Endpoint{
+				{Serving: true, Terminating: true}, ready, {Node: "b", Ready: true, Serving: true},
+			}}}},
+		},
+		"an IPv4 address takes traffic to IPv4 endpoints": {
+			objects: []client.Object{lbip("192.0.2.1", heldBy("web")), service("web", true), endpointSlice("web-4", "web", readyOn("a")), ipv6},
+			want:    plan.Address{Services: []plan.Service{{Namespace: "default", Name: "web", Local: true, Endpoints: []plan.Endpoint{ready}}}},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			addr := netip.MustParseAddr("192.0.2.1")
+			st := sorted(t, filled(tt.objects...))
+			tt.want.Addr = addr
+			if diff := gocmp.Diff([]plan.Address{tt.want}, st.Snapshot.Addresses, sameAddr); diff != "" {
+				t.Errorf("address (-want +got):\n%s", diff)
+			}
+			tt.record.Name, tt.record.ResourceVersion = "192.0.2.1", "1"
+			if diff := gocmp.Diff(map[netip.Addr]Record{addr: tt.record}, st.Records, sameAddr); diff != "" {
+				t.Errorf("record (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// What makes no difference must wake nobody up.
+func TestOnlyWhatMattersIsAChange(t *testing.T) {
+	s := filled(node("a"), service("web", true), service("idle", true), service("cluster", false),
+		endpointSlice("web-1", "web", readyOn("a")), lbip("192.0.2.1", heldBy("web", "cluster")))
+	for _, tt := range []struct {
+		name string
+		obj  client.Object
+		gone bool
+		want bool
+	}{
+		{"a node's heartbeat", node("a", condition(corev1.NodeDiskPressure, corev1.ConditionFalse)), false, false},
+		{"a node's cordon", node("a", func(n *corev1.Node) { n.Spec.Unschedulable = true }), false, true},
+		{"another node", node("b"), false, true},
+		{"a node's end", node("b"), true, true},
+		{"a Service without an address", service("more", true), false, false},
+		{"the same Service", service("web", true), false, false},
+		{"another policy", service("cluster", true), false, true},
+		{"and back", service("cluster", false), false, true},
+		{"endpoints without an address", endpointSlice("idle-1", "idle", readyOn("a")), false, false},
+		{"endpoints of a Cluster Service", endpointSlice("cluster-1", "cluster", readyOn("a")), false, false},
+		{"the same endpoints", endpointSlice("web-1", "web", readyOn("a"), readyOn("a")), false, false},
+		{"other endpoints", endpointSlice("web-1", "web", readyOn("b")), false, true},
+		{"an empty slice's end", endpointSlice("cluster-1", "cluster"), true, false},
+		{"the last slice's end", endpointSlice("web-1", "web", readyOn("b")), true, true},
+		{"a Service's end", service("web", true), true, true},
+		{"a claim", lbip("192.0.2.1", heldBy("web"), claimed("a", 1)), false, true},
+		{"an address's end", lbip("192.0.2.1", heldBy("web")), true, true},
+		{"a Service that lost its address", service("cluster", true), false, false},
+	} {
+		if got := change(s, tt.obj, tt.gone); got != tt.want {
+			t.Errorf("%s: changed is %v", tt.name, got)
+		}
+	}
+}
+
+func TestASliceMayGoToAnotherService(t *testing.T) {
+	s := filled(service("a", true), service("b", true), lbip("192.0.2.1", heldBy("a")), lbip("192.0.2.2", heldBy("b")))
+	before, after := endpointSlice("x", "a", readyOn("n")), endpointSlice("x", "b", readyOn("n"))
+	if !s.setSlice(nil, before) || !s.setSlice(before, after) {
+		t.Error("not seen as a change")
+	}
+	st := sorted(t, s)
+	if n := len(st.Snapshot.Addresses[0].Services[0].Endpoints); n != 0 {
+		t.Errorf("the one it left has %d endpoints", n)
+	}
+	if n := len(st.Snapshot.Addresses[1].Services[0].Endpoints); n != 1 {
+		t.Errorf("the one it went to has %d endpoints", n)
+	}
+}
+
+func TestTheStateIsNotShownBeforeItIsComplete(t *testing.T) {
+	s := newStore()
+	if change(s, node("a"), false) {
+		t.Error("a change is told")
+	}
+	if _, ok := s.state(); ok {
+		t.Error("there is a state")
+	}
+}
+
+// Informers of different kinds are not in step: whatever order their events
+// come in, the last of each object decides.
+func TestAnyOrderOfEventsEndsInTheSameState(t *testing.T) {
+	type event struct {
+		obj  client.Object
+		gone bool
+	}
+	for seed := range uint64(200) {
+		rnd := rand.New(rand.NewPCG(seed, 0))
+		pick := func(prefix string) string { return fmt.Sprint(prefix, rnd.IntN(4)) }
+		// Each object has its own events, in order; the last stays.
+		histories := map[string][]event{}
+		for range 60 {
+			var obj client.Object
+			switch rnd.IntN(4) {
+			case 0:
+				obj = node(pick("n"), func(n *corev1.Node) { n.Spec.Unschedulable = rnd.IntN(2) == 0 })
+			case 1:
+				obj = service(pick("s"), rnd.IntN(2) == 0)
+			case 2:
+				s := pick("s")
+				obj = endpointSlice(s+pick("-"), s, readyOn(pick("n")), readyOn(pick("n")))
+			case 3:
+				obj = lbip(pick("192.0.2."), heldBy(pick("s")), claimed(pick("n"), rnd.Int64N(9)))
+			}
+			key := fmt.Sprintf("%T %s", obj, obj.GetName())
+			histories[key] = append(histories[key], event{obj, rnd.IntN(4) == 0})
+		}
+		run := func() State {
+			s := newStore()
+			left := maps.Clone(histories)
+			for len(left) > 0 {
+				keys := slices.Sorted(maps.Keys(left))
+				k := keys[rnd.IntN(len(keys))]
+				change(s, left[k][0].obj, left[k][0].gone)
+				if left[k] = left[k][1:]; len(left[k]) == 0 {
+					delete(left, k)
+				}
+				if rnd.IntN(5) == 0 {
+					s.complete()
+					s.state() // what was read between is not kept
+				}
+			}
+			s.complete()
+			return sorted(t, s)
+		}
+		if diff := gocmp.Diff(run(), run(), sameAddr); diff != "" {
+			t.Fatalf("seed %d: two orders differ:\n%s", seed, diff)
+		}
+	}
+}
+
+// A state is not changed by what comes later: it is read while events come in.
+func TestAStateStays(t *testing.T) {
+	s := filled(service("web", true), endpointSlice("x", "web", readyOn("a")), lbip("192.0.2.1", heldBy("web")))
+	st, _ := s.state()
+	want := fmt.Sprintf("%+v", st)
+	change(s, endpointSlice("x", "web", readyOn("b")), false)
+	change(s, endpointSlice("y", "web", readyOn("c")), false)
+	change(s, lbip("192.0.2.1", claimed("a", 9)), false)
+	s.state()
+	if got := fmt.Sprintf("%+v", st); got != want {
+		t.Errorf("it was %s and is %s", want, got)
+	}
+}
+
+func BenchmarkStateOf5000Addresses(b *testing.B) {
+	s := newStore()
+	for i := range 5000 {
+		name := fmt.Sprint("svc-", i)
+		change(s, service(name, true), false)
+		change(s, endpointSlice(name+"-1", name, readyOn("a"), readyOn("b")), false)
+		change(s, lbip(fmt.Sprintf("10.0.%d.%d", i/250, i%250), heldBy(name)), false)
+	}
+	s.complete()
+	b.ReportAllocs()
+	for i := 0; b.Loop(); i++ {
+		change(s, endpointSlice("svc-7-1", "svc-7", readyOn(fmt.Sprint(i))), false)
+		s.state()
+	}
+}
