@@ -11,13 +11,11 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/fairlead-lb/fairlead/api/v1alpha1"
 	"github.com/fairlead-lb/fairlead/ipam"
-	"github.com/fairlead-lb/fairlead/plan"
 )
 
 // Reasons of the PoolMismatch condition.
@@ -86,17 +84,10 @@ func (c *Controller) decidePlace(ctx context.Context, addr netip.Addr) *write {
 	if known == nil || l.intended[addr] != nil {
 		return nil
 	}
-	a := planAddress(known, addr, func(name types.NamespacedName) endpoints { return c.serviceEndpoints(ctx, name) })
-	nodes := *c.nodes.Load()
-	if _, ok := plan.Owner(a, nodes); ok {
-		return nil
-	}
-	node, ok := plan.Propose(a, nodes, l.counts)
-	if !ok || node == known.Spec.Owner {
-		return nil
-	}
 	w := &write{object: known.DeepCopy(), done: make(chan struct{})}
-	w.object.Spec.Owner = node
+	if !c.proposeLocked(ctx, w.object, addr) {
+		return nil
+	}
 	l.intendLocked(addr, w)
 	return w
 }

@@ -56,10 +56,9 @@ var errContended = errors.New("other writers kept taking the chosen addresses")
 func (c *Controller) Allocate(ctx context.Context, svc *corev1.Service, adopt []netip.Addr) (Allocation, error) {
 	want := readContract(svc)
 	want.request.Pools = c.pools.admitting(svc, c.namespaceLabels(ctx, svc.Namespace))
-	endpoints := c.endpointsOf(ctx, svc)
 	visible, _ := shown(svc)
 	for range maxDecisions {
-		d := c.decide(ctx, svc, want, visible, adopt, endpoints)
+		d := c.decide(ctx, svc, want, visible, adopt)
 		if d.busy != nil {
 			select {
 			case <-d.busy:
@@ -94,7 +93,7 @@ type decision struct {
 }
 
 // decide chooses under the ledger's lock and enters the choice as intended.
-func (c *Controller) decide(ctx context.Context, svc *corev1.Service, want contract, visible, adopt []netip.Addr, endpoints endpoints) decision {
+func (c *Controller) decide(ctx context.Context, svc *corev1.Service, want contract, visible, adopt []netip.Addr) decision {
 	l := c.ledger
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -112,7 +111,7 @@ func (c *Controller) decide(ctx context.Context, svc *corev1.Service, want contr
 		}
 	}
 	for i, addr := range d.Addresses {
-		if w := c.bindLocked(ctx, svc, want, addr, d.Pools[i], endpoints); w != nil {
+		if w := c.bindLocked(ctx, svc, want, addr, d.Pools[i]); w != nil {
 			d.writes = append(d.writes, w)
 		}
 	}
@@ -236,7 +235,7 @@ func (c *Controller) adoptLocked(req ipam.Request, family ipam.Family, adopt []n
 
 // bindLocked returns the write that makes addr's object say that svc holds it,
 // or nil if it says so.
-func (c *Controller) bindLocked(ctx context.Context, svc *corev1.Service, want contract, addr netip.Addr, pool string, endpoints endpoints) *write {
+func (c *Controller) bindLocked(ctx context.Context, svc *corev1.Service, want contract, addr netip.Addr, pool string) *write {
 	binding := v1alpha1.ServiceBinding{
 		ServiceName: v1alpha1.ServiceName{Namespace: svc.Namespace, Name: svc.Name},
 		UID:         svc.UID,
@@ -272,7 +271,7 @@ func (c *Controller) bindLocked(ctx context.Context, svc *corev1.Service, want c
 	}
 	spec.Released = nil
 	spec.Holder = holderLine(spec)
-	c.proposeLocked(ctx, w.object, addr, endpoints)
+	c.proposeLocked(ctx, w.object, addr)
 	return w
 }
 

@@ -27,6 +27,7 @@ import (
 	"github.com/fairlead-lb/fairlead/api/v1alpha1"
 	"github.com/fairlead-lb/fairlead/ipam"
 	"github.com/fairlead-lb/fairlead/plan"
+	"github.com/fairlead-lb/fairlead/plan/kube"
 )
 
 // Options of a Controller.
@@ -293,7 +294,7 @@ func (c *Controller) nodeEvents() toolscache.ResourceEventHandlerFuncs {
 	return toolscache.ResourceEventHandlerFuncs{
 		AddFunc: func(any) { changed() },
 		UpdateFunc: func(before, after any) {
-			if !samePlacement(nodeOf(before.(*corev1.Node)), nodeOf(after.(*corev1.Node))) {
+			if !samePlacement(kube.Node(before.(*corev1.Node)), kube.Node(after.(*corev1.Node))) {
 				changed()
 			}
 		},
@@ -304,7 +305,7 @@ func (c *Controller) nodeEvents() toolscache.ResourceEventHandlerFuncs {
 // endpointsChanged has the addresses of a Service placed again, which only
 // externalTrafficPolicy Local can make a difference to.
 func (c *Controller) endpointsChanged(slice *discoveryv1.EndpointSlice) {
-	name := types.NamespacedName{Namespace: slice.Namespace, Name: slice.Labels[discoveryv1.LabelServiceName]}
+	name := kube.ServiceOf(slice)
 	if c.ledger.isLocal(name) {
 		for _, addr := range c.ledger.held(name) {
 			c.addresses.Add(request(ipam.ObjectName(addr)))

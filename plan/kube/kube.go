@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package kube reads Kubernetes objects in the terms of package plan, the same way for the controller and for speakers.
+package kube
+
+import (
+	"cmp"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/fairlead-lb/fairlead/plan"
+)
+
+// Node returns a node with unknown links. As long as speakers don't hear each
+// other, a node that its kubelet reports as Ready counts as alive.
+func Node(node *corev1.Node) plan.Node {
+	n := plan.Node{
+		Name:     node.Name,
+		Cordoned: node.Spec.Unschedulable,
+		Draining: node.DeletionTimestamp != nil,
+	}
+	_, n.Excluded = node.Labels[corev1.LabelNodeExcludeBalancers]
+	for _, c := range node.Status.Conditions {
+		switch c.Type {
+		case corev1.NodeReady:
+			n.Ready = c.Status == corev1.ConditionTrue
+		case corev1.NodeNetworkUnavailable:
+			n.NetworkUnavailable = c.Status == corev1.ConditionTrue
+		}
+	}
+	n.Alive = n.Ready
+	return n
+}
+
+// ServiceOf returns the Service that a slice belongs to; its name is empty for
+// a slice of none.
+func ServiceOf(es *discoveryv1.EndpointSlice) types.NamespacedName {
+	return types.NamespacedName{Namespace: es.Namespace, Name: es.Labels[discoveryv1.LabelServiceName]}
+}
+
+// Endpoints returns the endpoints of a slice, those that are alike once, in an
+// order of their own. The defaults of the EndpointSlice API are applied: an
+// unknown Ready is true, an unknown Serving is as Ready, and an unknown
+// Terminating is false.
+func Endpoints(es *discoveryv1.EndpointSlice) []plan.Endpoint {
+	out := make([]plan.Endpoint, 0, len(es.Endpoints))
+	for _, e := range es.Endpoints {
+		ready := value(e.Conditions.Ready, true)
+		out = append(out, plan.Endpoint{
+			Node:        value(e.NodeName, ""),
+			Ready:       ready,
+			Serving:     value(e.Conditions.Serving, ready),
+			Terminating: value(e.Conditions.Terminating, false),
+		})
+	}
+	slices.SortFunc(out, compareEndpoints)
+	return slices.Clip(slices.Compact(out))
+}
+
+func compareEndpoints(a, b plan.Endpoint) int {
+	return cmp.Or(cmp.Compare(a.Node, b.Node), compareBools(a.Ready, b.Ready),
+		compareBools(a.Serving, b.Serving), compareBools(a.Terminating, b.Terminating))
+}
+
+func compareBools(a, b bool) int {
+	switch {
+	case a == b:
+		return 0
+	case a:
+		return -1
+	}
+	return 1
+}
+
+func value[T any](p *T, def T) T {
+	if p == nil {
+		return def
+	}
+	return *p
+}
