@@ -1,0 +1,183 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/go-logr/logr"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/util/workqueue"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/fairlead-lb/fairlead/api/v1alpha1"
+)
+
+const (
+	// writers work at once: a node may get a thousand addresses together.
+	writers = 16
+	// writeTimeout ends a write that hangs.
+	writeTimeout = 10 * time.Second
+	// minBackoff and maxBackoff are between two tries of one write.
+	minBackoff, maxBackoff = 100 * time.Millisecond, 10 * time.Second
+)
+
+// Claim is a claim to be recorded.
+type Claim struct {
+	// Name of the LoadBalancerIP.
+	Name string
+	// ResourceVersion of the object that the claim was decided on. If it
+	// changed meanwhile, the claim is not recorded.
+	ResourceVersion string
+	L2              v1alpha1.L2Claim
+}
+
+// Recorder writes claims into the status of LoadBalancerIPs.
+type Recorder struct {
+	log    logr.Logger
+	client client.StatusClient
+	writes *prometheus.CounterVec
+	queue  workqueue.TypedRateLimitingInterface[netip.Addr]
+
+	mu     sync.Mutex
+	wanted map[netip.Addr]Claim
+	// spent are the resourceVersions that were written against, with success
+	// or not: another try would only meet a conflict. The newer object that
+	// there must be decides again.
+	spent   map[netip.Addr]string
+	failing bool
+}
+
+// NewRecorder returns a Recorder that does nothing before Run.
+func NewRecorder(log logr.Logger, reg prometheus.Registerer, c client.StatusClient) *Recorder {
+	return &Recorder{
+		log:    log,
+		client: c,
+		writes: promauto.With(reg).NewCounterVec(prometheus.CounterOpts{
+			Name: "fairlead_claim_writes_total",
+			Help: "Writes of claims to the API server, by result: recorded, outdated (another object version decides), failed (is tried again).",
+		}, []string{"result"}),
+		queue: workqueue.NewTypedRateLimitingQueue(
+			workqueue.NewTypedItemExponentialFailureRateLimiter[netip.Addr](minBackoff, maxBackoff)),
+		spent: map[netip.Addr]string{},
+	}
+}
+
+// Set makes claims the whole of what is to be recorded. It doesn't wait for
+// the API server. What was to be recorded before and isn't now, because it was
+// recorded or a newer term is known, is dropped. The caller leaves the map
+// alone afterwards.
+func (r *Recorder) Set(claims map[netip.Addr]Claim) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for addr := range r.spent {
+		if _, ok := claims[addr]; !ok {
+			delete(r.spent, addr)
+		}
+	}
+	for addr, c := range claims {
+		// Against the same object it is written already, or waits its turn:
+		// a busy cluster must not undo the backoff.
+		if was, ok := r.wanted[addr]; !ok || was.ResourceVersion != c.ResourceVersion {
+			r.queue.Add(addr)
+		}
+	}
+	r.wanted = claims
+}
+
+// Run writes until ctx is done, and returns nil then. It can be called once.
+func (r *Recorder) Run(ctx context.Context) error {
+	var done sync.WaitGroup
+	for range writers {
+		done.Go(func() {
+			for {
+				addr, shutdown := r.queue.Get()
+				if shutdown {
+					return
+				}
+				r.record(ctx, addr)
+				r.queue.Done(addr)
+			}
+		})
+	}
+	<-ctx.Done()
+	r.queue.ShutDown()
+	done.Wait()
+	return nil
+}
+
+// record writes the claim that is wanted for an address now, if any.
+func (r *Recorder) record(ctx context.Context, addr netip.Addr) {
+	r.mu.Lock()
+	c, ok := r.wanted[addr]
+	ok = ok && r.spent[addr] != c.ResourceVersion
+	r.mu.Unlock()
+	if !ok || ctx.Err() != nil {
+		r.queue.Forget(addr)
+		return
+	}
+
+	err := r.write(ctx, c)
+	switch {
+	case err == nil:
+		r.writes.WithLabelValues("recorded").Inc()
+	case apierrors.IsConflict(err), apierrors.IsNotFound(err):
+		r.writes.WithLabelValues("outdated").Inc()
+	default:
+		r.writes.WithLabelValues("failed").Inc()
+		r.setFailing(ctx, err)
+		r.queue.AddRateLimited(addr)
+		return
+	}
+	r.setFailing(ctx, nil)
+	r.queue.Forget(addr)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if now, ok := r.wanted[addr]; ok && now.ResourceVersion == c.ResourceVersion {
+		r.spent[addr] = c.ResourceVersion
+	}
+}
+
+// setFailing logs the first failure and the first success after it: between
+// them there may be thousands.
+func (r *Recorder) setFailing(ctx context.Context, err error) {
+	r.mu.Lock()
+	changed := r.failing != (err != nil) && ctx.Err() == nil
+	if changed {
+		r.failing = err != nil
+	}
+	r.mu.Unlock()
+	switch {
+	case changed && err != nil:
+		r.log.Error(err, "Can't record claims, announcing goes on and recording is tried again")
+	case changed:
+		r.log.Info("Recording claims again")
+	}
+}
+
+// write records a claim if the object is still the one it was decided on.
+func (r *Recorder) write(ctx context.Context, c Claim) error {
+	patch, err := json.Marshal(map[string]any{
+		"metadata": map[string]any{"resourceVersion": c.ResourceVersion},
+		"status":   map[string]any{"l2": c.L2},
+	})
+	if err != nil {
+		return fmt.Errorf("encode claim of %s: %w", c.Name, err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
+	defer cancel()
+	obj := &v1alpha1.LoadBalancerIP{}
+	obj.Name = c.Name
+	if err := r.client.Status().Patch(ctx, obj, client.RawPatch(types.MergePatchType, patch)); err != nil {
+		return fmt.Errorf("record claim of %s: %w", c.Name, err)
+	}
+	return nil
+}
