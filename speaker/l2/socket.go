@@ -43,6 +43,15 @@ func Listen(l link.Link) (io.ReadWriteCloser, error) {
 	return s, nil
 }
 
+// Check returns an error if the program may not open packet sockets.
+func Check() error {
+	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("open packet socket: %w", err)
+	}
+	return unix.Close(fd)
+}
+
 // arpRequests keeps every other frame from waking the program up. The kernel
 // types as meant for another host what a promiscuous interface sees, and also
 // the frames of a VLAN that has no interface here, whose tag is gone by now.

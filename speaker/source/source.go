@@ -7,7 +7,9 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"time"
 
+	"github.com/go-logr/logr"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -20,6 +22,9 @@ import (
 	"github.com/fairlead-lb/fairlead/api/v1alpha1"
 	"github.com/fairlead-lb/fairlead/plan"
 )
+
+// lateInterval is between messages that the API server is awaited.
+const lateInterval = 30 * time.Second
 
 // State is the cluster at one time. Nobody changes it.
 type State struct {
@@ -77,6 +82,7 @@ func CacheOptions(scheme *runtime.Scheme) cache.Options {
 
 // Source follows the cluster. It is the only reader of it in a speaker.
 type Source struct {
+	log       logr.Logger
 	informers cache.Informers
 	store     *store
 	changed   chan struct{}
@@ -84,8 +90,8 @@ type Source struct {
 
 // New returns a Source on a cache made with CacheOptions, which the caller
 // starts.
-func New(informers cache.Informers) *Source {
-	return &Source{informers: informers, store: newStore(), changed: make(chan struct{}, 1)}
+func New(log logr.Logger, informers cache.Informers) *Source {
+	return &Source{log: log, informers: informers, store: newStore(), changed: make(chan struct{}, 1)}
 }
 
 // Changed returns a channel that has a value after State changed, the first
@@ -133,17 +139,33 @@ func (s *Source) Run(ctx context.Context) error {
 		}
 		synced = append(synced, registration.HasSyncedChecker())
 	}
-	for _, c := range synced {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-c.Done():
-		}
+	if !s.wait(ctx, synced) {
+		return nil
 	}
 	s.store.complete()
 	s.notify()
 	<-ctx.Done()
 	return nil
+}
+
+// wait reports whether everything was seen before ctx was done. The informers
+// say nothing when the API server can't be reached.
+func (s *Source) wait(ctx context.Context, synced []toolscache.DoneChecker) bool {
+	late := time.NewTicker(lateInterval)
+	defer late.Stop()
+	for _, c := range synced {
+		for done := false; !done; {
+			select {
+			case <-ctx.Done():
+				return false
+			case <-c.Done():
+				done = true
+			case <-late.C:
+				s.log.Info("Waiting for the API server: nothing is announced before it was read completely", "missing", c.Name())
+			}
+		}
+	}
+	return true
 }
 
 func (s *Source) notify() {

@@ -4,10 +4,16 @@ package source
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"strings"
+	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
+	"github.com/go-logr/logr"
+	"github.com/go-logr/logr/funcr"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/rest"
@@ -19,19 +25,18 @@ import (
 
 // cluster is a fake API server behind a real cache, with a Source on it.
 type cluster struct {
-	t      *testing.T
-	kinds  map[string]*fakesource.FakeControllerSource
-	source *Source
+	t         *testing.T
+	kinds     map[string]*fakesource.FakeControllerSource
+	informers cache.Cache
+	source    *Source
 }
 
-func newCluster(t *testing.T, objects ...client.Object) *cluster {
+// newCluster returns a cluster whose Source doesn't run yet.
+func newCluster(t *testing.T, log logr.Logger) *cluster {
 	t.Helper()
 	c := &cluster{t: t, kinds: map[string]*fakesource.FakeControllerSource{}}
 	for _, kind := range []string{"*v1.Node", "*v1.Service", "*v1.EndpointSlice", "*v1alpha1.LoadBalancerIP"} {
 		c.kinds[kind] = fakesource.NewFakeControllerSource()
-	}
-	for _, o := range objects {
-		c.kind(o).Add(o)
 	}
 	scheme, err := Scheme()
 	if err != nil {
@@ -45,17 +50,28 @@ func newCluster(t *testing.T, objects ...client.Object) *cluster {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.source = New(informers)
-	ctx, cancel := context.WithCancel(t.Context())
+	c.informers, c.source = informers, New(log, informers)
+	return c
+}
+
+// run runs the Source, with these objects in the cluster, until the test ends.
+func (c *cluster) run(objects ...client.Object) *cluster {
+	for _, o := range objects {
+		c.kind(o).Add(o)
+	}
+	ctx, cancel := context.WithCancel(c.t.Context())
 	ended := make(chan error, 2)
-	go func() { ended <- informers.Start(ctx) }()
+	go func() { ended <- c.informers.Start(ctx) }()
 	go func() { ended <- c.source.Run(ctx) }()
-	t.Cleanup(func() {
+	c.t.Cleanup(func() {
 		cancel()
 		for range 2 {
 			if err := <-ended; err != nil {
-				t.Errorf("ended with %v", err)
+				c.t.Errorf("ended with %v", err)
 			}
+		}
+		for _, k := range c.kinds {
+			k.Broadcaster.Shutdown()
 		}
 	})
 	return c
@@ -91,7 +107,7 @@ func (c *cluster) until(what string, ok func(State) bool) {
 }
 
 func TestSourceFollowsTheCluster(t *testing.T) {
-	c := newCluster(t, node("a"), service("web", true), endpointSlice("web-1", "web", readyOn("a")),
+	c := newCluster(t, logr.Discard()).run(node("a"), service("web", true), endpointSlice("web-1", "web", readyOn("a")),
 		lbip("192.0.2.1", heldBy("web")))
 	c.until("everything is there", func(st State) bool {
 		return len(st.Snapshot.Nodes) == 1 && len(st.Snapshot.Addresses) == 1 &&
@@ -108,14 +124,39 @@ func TestSourceFollowsTheCluster(t *testing.T) {
 }
 
 func TestAnEmptyClusterIsAState(t *testing.T) {
-	newCluster(t).until("there is nothing", func(st State) bool { return len(st.Snapshot.Addresses) == 0 })
+	newCluster(t, logr.Discard()).run().until("there is nothing", func(st State) bool { return len(st.Snapshot.Addresses) == 0 })
 }
 
 // What was deleted while the watch was broken is found by the next list.
 func TestSourceSurvivesABrokenWatch(t *testing.T) {
-	c := newCluster(t, node("a"), node("b"))
+	c := newCluster(t, logr.Discard()).run(node("a"), node("b"))
 	c.until("both are there", func(st State) bool { return len(st.Snapshot.Nodes) == 2 })
 	c.kinds["*v1.Node"].DeleteDropWatch(node("b"))
 	c.kinds["*v1.Node"].ResetWatch()
 	c.until("node b is gone", func(st State) bool { return len(st.Snapshot.Nodes) == 1 })
+}
+
+// An API server that can't be reached is told of: the informers are silent.
+func TestWaitingForTheAPIServerIsLogged(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex
+		var logged []string
+		log := funcr.New(func(_, args string) {
+			mu.Lock()
+			defer mu.Unlock()
+			logged = append(logged, args)
+		}, funcr.Options{})
+		c := newCluster(t, log)
+		c.kinds["*v1.Service"].ListError = errors.New("connection refused")
+		c.run(node("a"))
+		time.Sleep(lateInterval + time.Second)
+		if _, ok := c.source.State(); ok {
+			t.Error("there is a state")
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		if len(logged) != 1 || !strings.Contains(logged[0], "Waiting for the API server") || !strings.Contains(logged[0], "Service") {
+			t.Errorf("logged %q", logged)
+		}
+	})
 }

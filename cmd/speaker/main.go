@@ -1,0 +1,162 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Command fairlead-speaker announces a node's share of the addresses.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"golang.org/x/sync/errgroup"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+	"k8s.io/klog/v2"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/log/zap"
+	"sigs.k8s.io/controller-runtime/pkg/metrics"
+
+	"github.com/fairlead-lb/fairlead/speaker/agent"
+	"github.com/fairlead-lb/fairlead/speaker/l2"
+	"github.com/fairlead-lb/fairlead/speaker/link"
+	"github.com/fairlead-lb/fairlead/speaker/source"
+)
+
+type flags struct {
+	kubeconfig     string
+	nodeName       string
+	metricsAddress string
+	probeAddress   string
+	zap            zap.Options
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	f, err := parse(os.Args[1:], os.Getenv("NODE_NAME"), os.Stdout)
+	if err == nil {
+		err = run(ctx, f)
+	}
+	if err != nil && !errors.Is(err, flag.ErrHelp) {
+		fmt.Fprintln(os.Stderr, "fairlead-speaker:", err)
+		os.Exit(1)
+	}
+}
+
+// parse reads the flags. Asked for help it prints that and returns
+// flag.ErrHelp.
+func parse(args []string, nodeName string, help io.Writer) (flags, error) {
+	var f flags
+	fs := flag.NewFlagSet("fairlead-speaker", flag.ContinueOnError)
+	fs.StringVar(&f.kubeconfig, "kubeconfig", "", "kubeconfig file; inside a cluster the Pod's ServiceAccount is used without one")
+	fs.StringVar(&f.nodeName, "node-name", nodeName, "name of the Node that this speaker is on; $NODE_NAME by default")
+	fs.StringVar(&f.metricsAddress, "metrics-bind-address", ":7473", "address of the Prometheus endpoint /metrics; 0 turns it off")
+	fs.StringVar(&f.probeAddress, "health-probe-bind-address", ":7474", "address of /healthz and /readyz; 0 turns them off")
+	f.zap.BindFlags(fs)
+
+	fs.SetOutput(io.Discard) // an error is one line, without the usage
+	err := fs.Parse(args)
+	switch {
+	case errors.Is(err, flag.ErrHelp):
+		fs.SetOutput(help)
+		fs.PrintDefaults()
+		return f, err
+	case err != nil:
+		return f, err
+	case fs.NArg() > 0:
+		return f, fmt.Errorf("unexpected argument %q", fs.Arg(0))
+	case f.nodeName == "":
+		return f, errors.New("which node is this? Give --node-name or set NODE_NAME")
+	}
+	return f, nil
+}
+
+// run is a speaker until ctx is done.
+func run(ctx context.Context, f flags) error {
+	config, err := restConfig(f.kubeconfig)
+	if err != nil {
+		return err
+	}
+	if err := l2.Check(); err != nil {
+		return fmt.Errorf("%w (the capability NET_RAW is needed)", err)
+	}
+	log := zap.New(zap.UseFlagOptions(&f.zap)).WithValues("node", f.nodeName)
+	ctrl.SetLogger(log)
+	klog.SetLogger(log)
+
+	scheme, err := source.Scheme()
+	if err != nil {
+		return err
+	}
+	informers, err := cache.New(config, source.CacheOptions(scheme))
+	if err != nil {
+		return fmt.Errorf("make the cluster's cache: %w", err)
+	}
+	api, err := client.New(config, client.Options{Scheme: scheme, Mapper: source.Mapper()})
+	if err != nil {
+		return fmt.Errorf("make the API client: %w", err)
+	}
+
+	src := source.New(log, informers)
+	speaker := agent.New(log, f.nodeName, src,
+		l2.New(log, metrics.Registry, l2.Listen),
+		agent.NewRecorder(log, metrics.Registry, api))
+	links := link.NewWatcher(log, speaker.SetLinks)
+
+	servers, err := listen(f, metrics.Registry, speaker.Ready)
+	if err != nil {
+		return err
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	for _, part := range []func(context.Context) error{abandon(informers.Start), src.Run, links.Run, speaker.Run, servers.run} {
+		g.Go(func() error { return part(ctx) })
+	}
+	log.Info("Started")
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	log.Info("Stopped")
+	return nil
+}
+
+// abandon returns when ctx is done, also if the function doesn't. An informer
+// that is waiting to ask an API server which is away ends up to half a minute
+// late.
+func abandon(f func(context.Context) error) func(context.Context) error {
+	return func(ctx context.Context) error {
+		ended := make(chan error, 1)
+		go func() { ended <- f(ctx) }()
+		select {
+		case err := <-ended:
+			return err
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// restConfig reads the kubeconfig, or the Pod's ServiceAccount. The client
+// doesn't throttle itself: a thousand claims may be due at once, and the API
+// server's priority and fairness knows better what it can take.
+func restConfig(path string) (*rest.Config, error) {
+	var config *rest.Config
+	var err error
+	if path != "" {
+		config, err = clientcmd.BuildConfigFromFlags("", path)
+	} else {
+		config, err = rest.InClusterConfig()
+	}
+	if err != nil {
+		return nil, fmt.Errorf("no way to reach the API server: %w (give --kubeconfig outside a cluster)", err)
+	}
+	config.QPS = -1
+	config.UserAgent = "fairlead-speaker"
+	return config, nil
+}
