@@ -120,9 +120,11 @@ type Lab struct {
 	manager  *sandbox.Process
 	control  *http.Server // nil until the lab is up
 
-	installing      sync.Mutex // guards what follows
-	product         *Product
-	speaker         workload
+	installing sync.Mutex // held by an installation; guards what follows
+	product    *Product
+	speaker    workload
+
+	mu              sync.Mutex
 	controllerHosts []*Host
 
 	closeOnce sync.Once
@@ -146,6 +148,7 @@ func Start(ctx context.Context, cfg Config) (*Lab, error) {
 	if err != nil {
 		return nil, err
 	}
+	sweepOld()
 	l := &Lab{Dir: state.dir, cfg: cfg, repo: repo, state: state}
 	l.log = funcr.New(func(prefix, args string) { fmt.Fprintln(cfg.Log, "lab:", args) }, funcr.Options{})
 	if err := l.boot(ctx); err != nil {

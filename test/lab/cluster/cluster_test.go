@@ -49,6 +49,8 @@ func TestALab(t *testing.T) {
 	part("a node that gets an ingress address's frames answers them, for the client and for far", ingressAnswers)
 	part("an EndpointSlice made by hand is served", handMadeSlices)
 	part("a Pod that is not ready gets nothing", unreadyPod)
+	part("a namespace goes with its Pods, and their addresses are used again", namespaceGoes)
+	part("a terminating Pod still serves", terminating)
 	part("a node without heartbeat becomes NotReady and comes back with its Pods", heartbeat)
 	part("a deleted node is gone until it registers again", deleteNode)
 	part("a pulled cable takes the carrier, and the probe measures the dark time", unplug)
@@ -144,6 +146,65 @@ func unreadyPod(t *testing.T, l *cluster.Lab, svc *corev1.Service, pods []*clust
 	}
 }
 
+func namespaceGoes(t *testing.T, l *cluster.Lab, _ *corev1.Service, _ []*cluster.Pod) {
+	var first []netip.Addr
+	for range 2 {
+		if err := l.CreateNamespace(t.Context(), "goes"); err != nil {
+			t.Fatal(err)
+		}
+		pods, err := l.StartBackends(t.Context(), "goes", "x")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if first == nil {
+			first = []netip.Addr{pods[0].IPv4, pods[1].IPv6}
+		} else if first[0] != pods[0].IPv4 || first[1] != pods[1].IPv6 {
+			t.Errorf("addresses %s and %s, want those that were freed: %v", pods[0].IPv4, pods[1].IPv6, first)
+		}
+		if _, err := l.Nodes[0].StartPod(t.Context(), "goes", "x-node1", nil); err == nil {
+			t.Error("a second Pod of the same name was started")
+		}
+		if err := l.DeleteNamespace(t.Context(), "goes"); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func terminating(t *testing.T, l *cluster.Lab, _ *corev1.Service, _ []*cluster.Pod) {
+	if _, err := l.Nodes[0].StartPod(t.Context(), "missing", "x", nil); err == nil || len(l.Nodes[0].Pods()) != 1 {
+		t.Errorf("a Pod in a namespace that is not there: %v, and node1 has %d Pods, want 1", err, len(l.Nodes[0].Pods()))
+	}
+	pod, err := l.Nodes[0].StartPod(t.Context(), "default", "last", map[string]string{"app": "last"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	svc := l.Service("default", "last", "last")
+	create(t, l, svc)
+	awaitAnswer(t, l.Client, l.Nodes[1].IPv4, nodePorts(svc, "http")[0], "last")
+	if err := pod.Terminate(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "its endpoint is terminating and serving", func() error {
+		slices, err := l.Kube.DiscoveryV1().EndpointSlices("default").List(t.Context(), metav1.ListOptions{LabelSelector: "kubernetes.io/service-name=last"})
+		if err != nil {
+			return err
+		}
+		for _, s := range slices.Items {
+			for _, e := range s.Endpoints {
+				if ptr.Deref(e.Conditions.Terminating, false) && ptr.Deref(e.Conditions.Serving, false) {
+					return nil
+				}
+			}
+		}
+		return fmt.Errorf("%+v", slices.Items)
+	})
+	awaitAnswer(t, l.Client, l.Nodes[1].IPv4, nodePorts(svc, "http")[0], "last")
+	if err := pod.Delete(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	remove(t, l, svc)
+}
+
 func heartbeat(t *testing.T, l *cluster.Lab, svc *corev1.Service, _ []*cluster.Pod) {
 	ready := func() corev1.ConditionStatus {
 		node, err := l.Kube.CoreV1().Nodes().Get(t.Context(), "node2", metav1.GetOptions{})
@@ -174,8 +235,12 @@ func heartbeat(t *testing.T, l *cluster.Lab, svc *corev1.Service, _ []*cluster.P
 }
 
 func deleteNode(t *testing.T, l *cluster.Lab, _ *corev1.Service, _ []*cluster.Pod) {
-	if err := l.Nodes[1].Delete(t.Context()); err != nil {
+	// By kubectl, behind the lab's back: its heartbeat must not bring the node back.
+	if _, err := l.Kubectl(t.Context(), "delete", "node", "node2"); err != nil {
 		t.Fatal(err)
+	}
+	if err := l.Nodes[1].Delete(t.Context()); err == nil {
+		t.Error("a Node was deleted twice")
 	}
 	select {
 	case <-l.Nodes[1].Proxy.Done():

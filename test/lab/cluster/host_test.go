@@ -44,6 +44,10 @@ func standIn() {
 	fmt.Println("args:", os.Args[1:])
 	fmt.Println("uid:", os.Getuid())
 	fmt.Println(string(status))
+	kubeconfig := strings.TrimPrefix(os.Args[len(os.Args)-1], "--kubeconfig=")
+	if _, err := os.ReadFile(kubeconfig); err != nil {
+		panic(err)
+	}
 	http.HandleFunc("/readyz", func(http.ResponseWriter, *http.Request) {})
 	go func() { panic(http.ListenAndServe(":8081", nil)) }()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)

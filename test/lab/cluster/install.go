@@ -104,7 +104,13 @@ func (l *Lab) Install(ctx context.Context, opts InstallOptions) (*Product, error
 	}
 	ready, ctx := errgroup.WithContext(ctx)
 	for i, p := range l.product.Controllers {
-		ready.Go(func() error { return l.awaitProbe(ctx, controller, p, l.controllerHosts[i]) })
+		ready.Go(func() error {
+			host, err := l.controllerHost(i)
+			if err != nil {
+				return err
+			}
+			return l.awaitProbe(ctx, controller, p, host)
+		})
 	}
 	for _, n := range l.Nodes {
 		ready.Go(func() error { return l.awaitProbe(ctx, speaker, l.product.Speakers[n.Name()], n.Host) })
@@ -211,15 +217,10 @@ func (p *Product) all() []*sandbox.Process {
 }
 
 func (l *Lab) startController(ctx context.Context, w workload, i int) error {
-	for len(l.controllerHosts) <= i {
-		number := len(l.controllerHosts) + 1
-		h, err := l.addHost(fmt.Sprintf("controller%d", number), 2, byte(number))
-		if err != nil {
-			return err
-		}
-		l.controllerHosts = append(l.controllerHosts, h)
+	host, err := l.controllerHost(i)
+	if err != nil {
+		return err
 	}
-	host := l.controllerHosts[i]
 	token, err := l.token(ctx, w.spec.ServiceAccountName, nil)
 	if err != nil {
 		return err
@@ -230,6 +231,21 @@ func (l *Lab) startController(ctx context.Context, w workload, i int) error {
 	}
 	l.product.Controllers = append(l.product.Controllers, p)
 	return nil
+}
+
+// controllerHost is the host of the i-th controller; hosts are made as they are needed and stay.
+func (l *Lab) controllerHost(i int) (*Host, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for len(l.controllerHosts) <= i {
+		number := len(l.controllerHosts) + 1
+		h, err := l.addHost(fmt.Sprintf("controller%d", number), 2, byte(number))
+		if err != nil {
+			return nil, err
+		}
+		l.controllerHosts = append(l.controllerHosts, h)
+	}
+	return l.controllerHosts[i], nil
 }
 
 func (l *Lab) launchSpeaker(ctx context.Context, n *Node) (*sandbox.Process, error) {
@@ -269,8 +285,8 @@ func (l *Lab) launch(w workload, host *Host, p pod, token string) (*sandbox.Proc
 	if err != nil {
 		return nil, fmt.Errorf("workload %s: %w", w.name, err)
 	}
-	if uid := runAsUser(w.spec); uid != nil {
-		if err := os.Chown(kubeconfig, int(*uid), -1); err != nil {
+	if uid := runAsUser(w.spec); uid != nil && *uid != 0 {
+		if err := errors.Join(os.Chown(kubeconfig, int(*uid), -1), checkPassable(l.Dir)); err != nil {
 			return nil, fmt.Errorf("workload %s: %w", w.name, err)
 		}
 	}

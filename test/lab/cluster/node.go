@@ -30,10 +30,9 @@ type Node struct {
 	number int // from 1
 
 	mu   sync.Mutex
-	beat context.CancelFunc // stops the heartbeat, nil while it is stopped
+	beat context.CancelFunc // stops the heartbeat, nil before the first
 	done chan struct{}      // closed when the heartbeat has stopped
 	pods map[string]*Pod    // by namespace/name
-	made int                // Pods ever made, which numbers their addresses and links
 }
 
 const (
@@ -91,15 +90,19 @@ func (n *Node) StopHeartbeat() {
 	}
 	n.beat()
 	<-n.done
-	n.beat = nil
 }
 
-// ResumeHeartbeat renews the lease every second again; a node that was found NotReady, and its Pods, become Ready.
+// ResumeHeartbeat renews the lease every second again; a node that was found NotReady, and its Pods, become Ready. The
+// heartbeat ends by itself when somebody deletes the Node.
 func (n *Node) ResumeHeartbeat() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.beat != nil {
-		return
+		select {
+		case <-n.done:
+		default:
+			return // it goes on already
+		}
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
@@ -109,7 +112,11 @@ func (n *Node) ResumeHeartbeat() {
 		ticker := time.NewTicker(heartbeatPeriod)
 		defer ticker.Stop()
 		for {
-			if err := n.renew(ctx); err != nil && ctx.Err() == nil {
+			err := n.renew(ctx)
+			if apierrors.IsNotFound(err) {
+				return // like a kubelet, which does not make its Node again
+			}
+			if err != nil && ctx.Err() == nil {
 				// A test may have stopped the API server: a kubelet would go on trying too.
 				n.lab.log.Info("heartbeat failed", "node", n.Name(), "err", err)
 			}
@@ -130,7 +137,11 @@ func (n *Node) renew(ctx context.Context) error {
 	if err := n.renewLease(ctx); err != nil {
 		return err
 	}
+	// The server's cache is good enough for a look, but it may not have a Node that was just made.
 	node, err := n.lab.Kube.CoreV1().Nodes().Get(ctx, n.Name(), metav1.GetOptions{ResourceVersion: "0"})
+	if apierrors.IsNotFound(err) {
+		node, err = n.lab.Kube.CoreV1().Nodes().Get(ctx, n.Name(), metav1.GetOptions{})
+	}
 	if err != nil {
 		return fmt.Errorf("reading Node %s: %w", n.Name(), err)
 	}
@@ -143,6 +154,7 @@ func (n *Node) renew(ctx context.Context) error {
 		return err
 	}
 	for _, p := range n.Pods() {
+		// A Pod that is being started or was deleted behind the lab's back has no object.
 		if err := p.writeStatus(ctx); err != nil && !apierrors.IsNotFound(err) {
 			return err
 		}

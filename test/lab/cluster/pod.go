@@ -4,6 +4,7 @@ package cluster
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -15,6 +16,7 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/util/retry"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -35,24 +37,54 @@ type Pod struct {
 	IPv4, IPv6 netip.Addr // invalid if the lab lacks the family
 	Key        client.ObjectKey
 
+	number int       // on its node, from 1
+	uid    types.UID // empty until the object exists
+
 	mu    sync.Mutex
 	ready bool
 }
 
+// maxPods is what fits in the last byte of a Pod's address.
+const maxPods = 250
+
 // StartPod starts a backend on the node and creates its Pod object, Running and Ready.
 func (n *Node) StartPod(ctx context.Context, namespace, name string, labels map[string]string) (*Pod, error) {
-	n.mu.Lock()
-	n.made++
-	number := n.made
-	n.mu.Unlock()
-	if number > 250 {
-		return nil, fmt.Errorf("%s has no address left for Pod %s/%s", n.Name(), namespace, name)
-	}
 	p := &Pod{Node: n, Key: client.ObjectKey{Namespace: namespace, Name: name}, ready: true}
-	p.IPv4, p.IPv6 = podAddrs(n.lab.cfg.Family, n.number, number)
+	if err := n.adopt(p); err != nil {
+		return nil, err
+	}
+	if err := p.start(ctx, labels); err != nil {
+		return nil, errors.Join(err, p.Delete(context.WithoutCancel(ctx)))
+	}
+	return p, nil
+}
 
+// adopt gives a Pod the lowest number that is free on the node, and its addresses.
+func (n *Node) adopt(p *Pod) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.pods[p.Key.String()] != nil {
+		return fmt.Errorf("%s has a Pod %s", n.Name(), p.Key)
+	}
+	taken := map[int]bool{}
+	for _, other := range n.pods {
+		taken[other.number] = true
+	}
+	for p.number = 1; taken[p.number]; p.number++ {
+	}
+	if p.number > maxPods {
+		return fmt.Errorf("%s has no address left for Pod %s", n.Name(), p.Key)
+	}
+	p.IPv4, p.IPv6 = podAddrs(n.lab.cfg.Family, n.number, p.number)
+	n.pods[p.Key.String()] = p
+	return nil
+}
+
+// start makes the Pod's object, namespace and process.
+func (p *Pod) start(ctx context.Context, labels map[string]string) error {
+	n := p.Node
 	object := &corev1.Pod{
-		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name, Labels: labels},
+		ObjectMeta: metav1.ObjectMeta{Namespace: p.Key.Namespace, Name: p.Key.Name, Labels: labels},
 		Spec: corev1.PodSpec{
 			NodeName: n.Name(),
 			Containers: []corev1.Container{{
@@ -64,35 +96,36 @@ func (n *Node) StartPod(ctx context.Context, namespace, name string, labels map[
 			}},
 		},
 	}
-	if _, err := n.lab.Kube.CoreV1().Pods(namespace).Create(ctx, object, metav1.CreateOptions{}); err != nil {
-		return nil, fmt.Errorf("creating Pod %s: %w", p.Key, err)
+	object, err := n.lab.Kube.CoreV1().Pods(p.Key.Namespace).Create(ctx, object, metav1.CreateOptions{})
+	if err != nil {
+		return fmt.Errorf("creating Pod %s: %w", p.Key, err)
 	}
-	var err error
-	if p.Namespace, err = addPodNamespace(n.lab.box, n, "pod/"+p.Key.String(), fmt.Sprintf("pod%d", number), p.IPv4, p.IPv6); err != nil {
-		return nil, err
+	p.uid = object.UID
+	if p.Namespace, err = addNamespace(n.lab.box, "pod/"+p.Key.String()); err != nil {
+		return err
+	}
+	if err := wirePod(n, p.Namespace, p.link(), p.IPv4, p.IPv6); err != nil {
+		return err
 	}
 	p.Process, err = p.Namespace.Start(sandbox.Command{
 		Name: p.Namespace.Name(), Path: n.lab.programs[binaries.Agnhost],
 		Args:     []string{"netexec", fmt.Sprintf("--http-port=%d", BackendPort), fmt.Sprintf("--udp-port=%d", BackendPort)},
-		Hostname: name, Log: n.lab.LogFile(p.Namespace.Name()),
+		Hostname: p.Key.Name, Log: n.lab.LogFile(p.Namespace.Name()),
 	})
 	if err != nil {
-		return nil, err
+		return err
 	}
 	self := &Host{Namespace: p.Namespace, IPv4: p.IPv4, IPv6: p.IPv6}
 	if err := n.lab.awaitProcess(ctx, p.Process, "Pod "+p.Key.String()+" answers", func(ctx context.Context) error {
 		return self.okStatus(ctx, BackendPort, "/hostname")
 	}); err != nil {
-		return nil, err
+		return err
 	}
-	if err := p.writeStatus(ctx); err != nil {
-		return nil, err
-	}
-	n.mu.Lock()
-	n.pods[p.Key.String()] = p
-	n.mu.Unlock()
-	return p, nil
+	return p.writeStatus(ctx)
 }
+
+// link is the name of the node's end of the Pod's wire.
+func (p *Pod) link() string { return fmt.Sprintf("pod%d", p.number) }
 
 // Pods lists the node's Pods by name.
 func (n *Node) Pods() []*Pod {
@@ -113,19 +146,81 @@ func (p *Pod) SetReady(ctx context.Context, ready bool) error {
 	return p.writeStatus(ctx)
 }
 
-// Delete removes the Pod object, ends its process, and frees its namespace.
+// Terminate deletes the Pod as a rollout does: the object stays, terminating, and the process goes on answering, until
+// Delete. A kubelet would give it the grace period.
+func (p *Pod) Terminate(ctx context.Context) error {
+	if err := p.Node.lab.Kube.CoreV1().Pods(p.Key.Namespace).Delete(ctx, p.Key.Name, metav1.DeleteOptions{}); err != nil {
+		return fmt.Errorf("terminating Pod %s: %w", p.Key, err)
+	}
+	return nil
+}
+
+// Delete removes the Pod object, ends its process, and frees its addresses.
 func (p *Pod) Delete(ctx context.Context) error {
-	p.Node.mu.Lock()
-	delete(p.Node.pods, p.Key.String())
-	p.Node.mu.Unlock()
-	err := p.Node.lab.Kube.CoreV1().Pods(p.Key.Namespace).Delete(ctx, p.Key.Name, metav1.DeleteOptions{GracePeriodSeconds: ptr.To[int64](0)})
-	if err != nil && !apierrors.IsNotFound(err) {
-		return fmt.Errorf("deleting Pod %s: %w", p.Key, err)
+	n := p.Node
+	if p.uid != "" {
+		err := n.lab.Kube.CoreV1().Pods(p.Key.Namespace).Delete(ctx, p.Key.Name, metav1.DeleteOptions{
+			GracePeriodSeconds: ptr.To[int64](0), Preconditions: metav1.NewUIDPreconditions(string(p.uid)),
+		})
+		// Someone else's Pod of the same name is a conflict: ours is gone as well.
+		if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
+			return fmt.Errorf("deleting Pod %s: %w", p.Key, err)
+		}
 	}
-	if err := p.Process.Kill(); err != nil {
-		return err
+	if p.Process != nil {
+		if err := p.Process.Kill(); err != nil {
+			return err
+		}
 	}
-	return p.Node.lab.box.RemoveNamespace(p.Namespace)
+	if p.Namespace != nil {
+		// The kernel takes its time to dismantle a namespace; the next Pod may want the link's name at once.
+		if link, err := n.Netlink().LinkByName(p.link()); err == nil {
+			if err := n.Netlink().LinkDel(link); err != nil {
+				return fmt.Errorf("link of Pod %s: %w", p.Key, err)
+			}
+		}
+		if err := n.lab.box.RemoveNamespace(p.Namespace); err != nil {
+			return fmt.Errorf("namespace of Pod %s: %w", p.Key, err)
+		}
+	}
+	n.mu.Lock()
+	delete(n.pods, p.Key.String())
+	n.mu.Unlock()
+	return nil
+}
+
+// DeleteNamespace deletes a namespace with the Pods that the lab runs in it, which no kubelet would ever finish off, and
+// returns when it is gone.
+func (l *Lab) DeleteNamespace(ctx context.Context, name string) error {
+	for _, n := range l.Nodes {
+		for _, p := range n.Pods() {
+			if p.Key.Namespace != name {
+				continue
+			}
+			if err := p.Delete(ctx); err != nil {
+				return err
+			}
+		}
+	}
+	namespaces := l.Kube.CoreV1().Namespaces()
+	if err := namespaces.Delete(ctx, name, metav1.DeleteOptions{}); err != nil && !apierrors.IsNotFound(err) {
+		return fmt.Errorf("deleting namespace %s: %w", name, err)
+	}
+	return Poll(ctx, "namespace "+name+" is gone", func(ctx context.Context) error {
+		ns, err := namespaces.Get(ctx, name, metav1.GetOptions{})
+		if apierrors.IsNotFound(err) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		for _, c := range ns.Status.Conditions {
+			if c.Status == corev1.ConditionTrue && c.Type == corev1.NamespaceContentRemaining {
+				return errors.New(c.Message)
+			}
+		}
+		return errors.New("it is terminating")
+	})
 }
 
 func (p *Pod) writeStatus(ctx context.Context) error {

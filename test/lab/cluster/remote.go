@@ -76,8 +76,8 @@ func (l *Lab) hosts() []*Host {
 	for _, n := range l.Nodes {
 		all = append(all, n.Host)
 	}
-	l.installing.Lock()
-	defer l.installing.Unlock()
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	return append(all, l.controllerHosts...)
 }
 

@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 )
 
 // RunningError says that a living process has a lab of that name.
@@ -25,12 +26,38 @@ func (e *RunningError) Error() string {
 }
 
 // stateRoot holds a folder and a lock file per lab.
-func stateRoot() string {
-	dir := os.Getenv("XDG_RUNTIME_DIR")
-	if dir == "" {
-		dir = os.TempDir()
+func stateRoot() string { return filepath.Join(os.TempDir(), "fairlead-lab") }
+
+// makeStateRoot makes the root and lets others pass through it, to programs of the product that run without root's
+// rights; every file is its own guard. Somebody else's folder of that name is refused.
+func makeStateRoot() error {
+	if err := os.MkdirAll(stateRoot(), 0o711); err != nil {
+		return err
 	}
-	return filepath.Join(dir, "fairlead-lab")
+	info, err := os.Lstat(stateRoot())
+	if err != nil {
+		return err
+	}
+	if owner := info.Sys().(*syscall.Stat_t).Uid; !info.IsDir() || int(owner) != os.Getuid() {
+		return fmt.Errorf("%s is not a folder of this user", stateRoot())
+	}
+	return os.Chmod(stateRoot(), 0o711) // whatever the umask left
+}
+
+// checkPassable tells which folder keeps users without root's rights from a path.
+func checkPassable(path string) error {
+	for dir := path; ; dir = filepath.Dir(dir) {
+		info, err := os.Stat(dir)
+		if err != nil {
+			return err
+		}
+		if info.Mode()&0o001 == 0 {
+			return fmt.Errorf("folder %s is closed to users without root's rights: set TMPDIR to one that is open", dir)
+		}
+		if dir == filepath.Dir(dir) {
+			return nil
+		}
+	}
 }
 
 func stateDir(name string) string { return filepath.Join(stateRoot(), name) }
@@ -53,7 +80,7 @@ type state struct {
 
 // takeState takes the lock of a lab and makes its folder empty.
 func takeState(name string) (*state, error) {
-	if err := os.MkdirAll(stateRoot(), 0o711); err != nil {
+	if err := makeStateRoot(); err != nil {
 		return nil, fmt.Errorf("lab %s: %w", name, err)
 	}
 	path := stateDir(name) + ".lock"
@@ -93,8 +120,7 @@ func (s *state) fill() error {
 	if err := os.RemoveAll(s.dir); err != nil {
 		return err
 	}
-	// Others may pass through, to programs that run without root's rights; every file is its own guard.
-	if err := os.Mkdir(s.dir, 0o711); err != nil {
+	if err := errors.Join(os.Mkdir(s.dir, 0o711), os.Chmod(s.dir, 0o711)); err != nil {
 		return err
 	}
 	return os.Mkdir(filepath.Join(s.dir, "logs"), 0o700)
@@ -138,6 +164,22 @@ func Sweep(name string) error {
 		return err
 	}
 	return s.release(false)
+}
+
+// keepCrashed is how long the logs of a crashed lab are there to be read, unless its name is used again.
+const keepCrashed = 24 * time.Hour
+
+// sweepOld removes what labs left behind that crashed long ago: names of test runs are never used again.
+func sweepOld() {
+	names, err := List()
+	if err != nil {
+		return // whoever needs the folder will meet the same error and tell it
+	}
+	for _, name := range names {
+		if info, err := os.Stat(stateDir(name)); err == nil && time.Since(info.ModTime()) > keepCrashed {
+			_ = Sweep(name) // an old lab that runs is refused
+		}
+	}
 }
 
 // List names the labs that run and those that left something behind.

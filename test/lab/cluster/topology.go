@@ -165,18 +165,14 @@ var (
 	podGateway6 = netip.MustParseAddr("fe80::1")
 )
 
-// addPodNamespace makes the namespace of a Pod behind a node.
-func addPodNamespace(box *sandbox.Sandbox, node *Node, name, link string, v4, v6 netip.Addr) (*sandbox.Namespace, error) {
-	n, err := addNamespace(box, name)
-	if err != nil {
-		return nil, err
-	}
+// wirePod connects the namespace of a Pod to its node and routes its addresses there.
+func wirePod(node *Node, n *sandbox.Namespace, link string, v4, v6 netip.Addr) error {
 	cable := &netlink.Veth{
 		LinkAttrs: netlink.LinkAttrs{Name: link},
 		PeerName:  Interface, PeerNamespace: netlink.NsFd(n.FD()),
 	}
 	if err := node.Netlink().LinkAdd(cable); err != nil {
-		return nil, fmt.Errorf("link of Pod %s: %w", name, err)
+		return fmt.Errorf("link of Pod %s: %w", n.Name(), err)
 	}
 	var gateway4, gateway6 netip.Prefix
 	if v4.IsValid() {
@@ -187,36 +183,36 @@ func addPodNamespace(box *sandbox.Sandbox, node *Node, name, link string, v4, v6
 	}
 	nodeEnd, err := setUp(node.Namespace, link, gateway4, gateway6)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	podEnd, err := setUp(n, Interface, onHost(v4), onHost(v6))
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if v4.IsValid() {
 		// The node must not take the gateway's link-local address for the source of what it sends to the Pod.
 		toPod := &netlink.Route{LinkIndex: nodeEnd.Attrs().Index, Dst: ipNet(onHost(v4)), Src: node.IPv4.AsSlice(), Scope: netlink.SCOPE_LINK}
 		if err := node.Netlink().RouteAdd(toPod); err != nil {
-			return nil, fmt.Errorf("route to Pod %s: %w", name, err)
+			return fmt.Errorf("route to Pod %s: %w", n.Name(), err)
 		}
 		toGateway := &netlink.Route{LinkIndex: podEnd.Attrs().Index, Dst: ipNet(gateway4), Scope: netlink.SCOPE_LINK}
 		if err := n.Netlink().RouteAdd(toGateway); err != nil {
-			return nil, fmt.Errorf("route from Pod %s: %w", name, err)
+			return fmt.Errorf("route from Pod %s: %w", n.Name(), err)
 		}
 		if err := addRoute(n, netip.Prefix{}, podGateway4, podEnd); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	if v6.IsValid() {
 		toPod := &netlink.Route{LinkIndex: nodeEnd.Attrs().Index, Dst: ipNet(onHost(v6)), Src: node.IPv6.AsSlice()}
 		if err := node.Netlink().RouteAdd(toPod); err != nil {
-			return nil, fmt.Errorf("route to Pod %s: %w", name, err)
+			return fmt.Errorf("route to Pod %s: %w", n.Name(), err)
 		}
 		if err := addRoute(n, netip.Prefix{}, podGateway6, podEnd); err != nil {
-			return nil, err
+			return err
 		}
 	}
-	return n, nil
+	return nil
 }
 
 // setUp gives a link its addresses (an invalid one is left out) and brings it up.

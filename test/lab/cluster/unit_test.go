@@ -61,7 +61,7 @@ func TestALabThatCannotBeIsRefused(t *testing.T) {
 }
 
 func TestTheStateOfALivingLabIsRefusedAndThatOfACrashedOneIsSwept(t *testing.T) {
-	t.Setenv("XDG_RUNTIME_DIR", t.TempDir())
+	t.Setenv("TMPDIR", t.TempDir())
 	s, err := takeState("x")
 	if err != nil {
 		t.Fatal(err)
@@ -95,6 +95,63 @@ func TestTheStateOfALivingLabIsRefusedAndThatOfACrashedOneIsSwept(t *testing.T) 
 	}
 	if entries, err := os.ReadDir(stateRoot()); err != nil || len(entries) != 0 {
 		t.Errorf("left in the state folder: %v, %v", entries, err)
+	}
+}
+
+func TestOnlyWhatCrashedLongAgoIsSweptUnasked(t *testing.T) {
+	t.Setenv("TMPDIR", t.TempDir())
+	longAgo := time.Now().Add(-2 * keepCrashed)
+	for _, lab := range []struct {
+		name         string
+		old, crashed bool
+	}{{"old-running", true, false}, {"old-crashed", true, true}, {"new-crashed", false, true}} {
+		s, err := takeState(lab.name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.lock.Close()
+		if lab.crashed {
+			s.lock.Close()
+		}
+		if lab.old {
+			if err := os.Chtimes(s.dir, longAgo, longAgo); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	sweepOld()
+	names, err := List()
+	if diff := cmp.Diff([]string{"new-crashed", "old-running"}, names); err != nil || diff != "" {
+		t.Error(err, diff)
+	}
+}
+
+func TestAFolderThatIsClosedOrSomebodyElsesIsRefused(t *testing.T) {
+	tmp, err := os.MkdirTemp("/tmp", "lab") // the tests' own folders are below a closed one
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(tmp)
+	t.Setenv("TMPDIR", tmp)
+	if err := makeStateRoot(); err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		mode os.FileMode
+		ok   bool
+	}{{0o711, true}, {0o700, false}} {
+		if err := os.Chmod(tmp, tt.mode); err != nil {
+			t.Fatal(err)
+		}
+		if err := checkPassable(stateRoot()); (err == nil) != tt.ok {
+			t.Errorf("mode %o: %v", tt.mode, err)
+		}
+	}
+	if err := os.Chown(stateRoot(), 65532, -1); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := takeState("x"); err == nil || !strings.Contains(err.Error(), "not a folder of this user") {
+		t.Errorf("somebody else's folder: %v", err)
 	}
 }
 

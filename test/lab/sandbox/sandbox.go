@@ -146,11 +146,13 @@ func (s *Sandbox) AddNamespace(name string) (*Namespace, error) {
 	return n, nil
 }
 
-// RemoveNamespace forgets a namespace: with the last process inside, it and its links are gone.
+// RemoveNamespace forgets a namespace and the processes in it that have exited: with the last one inside, it and its
+// links are gone.
 func (s *Sandbox) RemoveNamespace(n *Namespace) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.spaces, n.name)
+	maps.DeleteFunc(s.processes, func(_ string, p *Process) bool { return p.namespace == n && p.State() == Exited })
 	n.handle.Close()
 	return n.file.Close()
 }

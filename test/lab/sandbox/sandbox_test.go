@@ -160,6 +160,53 @@ func TestAProcessIsPausedResumedStoppedAndStartedAgain(t *testing.T) {
 	}
 }
 
+func TestARemovedNamespaceCanBeMadeAgainAndForgetsItsProcesses(t *testing.T) {
+	s := newSandbox(t)
+	for range 2 {
+		n := addNamespace(t, s, "a")
+		if _, err := s.AddNamespace("a"); err == nil {
+			t.Error("two namespaces of one name were made")
+		}
+		p, err := n.Start(sandbox.Command{Name: "p", Path: "sleep", Args: []string{"1000"}, Log: filepath.Join(t.TempDir(), "log")})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := n.Start(p.Command); err == nil {
+			t.Error("two running processes of one name were started")
+		}
+		if s.Process("p") != p {
+			t.Error("the process is not found by its name")
+		}
+		if err := p.Kill(); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.RemoveNamespace(n); err != nil {
+			t.Fatal(err)
+		}
+		if left := s.Processes(); len(left) != 0 {
+			t.Errorf("still known: %v", left)
+		}
+	}
+}
+
+func TestStopKillsWhatIgnoresSIGTERMAndSaysSo(t *testing.T) {
+	s := newSandbox(t)
+	log := filepath.Join(t.TempDir(), "log")
+	p, err := addNamespace(t, s, "a").Start(sandbox.Command{
+		Name: "deaf", Path: "sh", Args: []string{"-c", "trap '' TERM; echo deaf; while :; do sleep 1000; done"}, Log: log,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the process is deaf", func() bool { return logHas(log, "deaf") })
+	if err := p.Stop(50 * time.Millisecond); err == nil || p.State() != sandbox.Exited {
+		t.Errorf("Stop: %v, the process %s", err, p.State())
+	}
+	if err := p.Stop(time.Second); err != nil {
+		t.Errorf("Stop of an exited process: %v", err)
+	}
+}
+
 func TestASigkilledMakerLeavesNoProcess(t *testing.T) {
 	victim := exec.Command("/proc/self/exe")
 	victim.Env = append(os.Environ(), "SANDBOX_TEST_VICTIM="+filepath.Join(t.TempDir(), "log"))
