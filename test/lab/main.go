@@ -47,8 +47,10 @@ func init() {
 		{name: "install", args: "", help: "install the chart with Helm and run the controller and the speakers", run: install},
 		{name: "kubectl", args: "-- ARGS...", help: "run kubectl as administrator", run: kubectl},
 		{name: "exec", args: "HOST -- COMMAND...", help: "run a command on node1, client, router, far, control, ...", run: execute},
+		{name: "probe", args: "HOST ADDRESS:PORT", help: "measure from a host how long a lab backend's address is dark, until Ctrl-C", run: probe},
 		{name: "do", args: "ACTION TARGET", help: "break or mend something: " + actions(), run: do},
 		{name: "supervise", run: supervise, hidden: true},
+		{name: "probe-here", run: probeHere, hidden: true},
 	}
 }
 

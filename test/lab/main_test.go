@@ -66,6 +66,9 @@ func TestALabIsStartedUsedAndEndedByTheCommand(t *testing.T) {
 		{[]string{"exec", name, "client", "--", "kubectl", "get", "ns", "-o", "name"}, "namespace/default"},
 		{[]string{"do", name, "backends", "default/web"}, ""},
 		{[]string{"exec", name, "node1", "curl", "-sS", "http://10.244.1.1:8080/hostname"}, "web-node1"},
+		{[]string{"kubectl", name, "get", "pods", "web-node1"}, "1/1"},
+		{[]string{"probe", name, "--for=300ms", "node1", "10.244.1.1:8080"}, "dark for 0s"},
+		{[]string{"probe", name, "--for=300ms", "--network=tcp", "node1", "10.244.1.1:8080"}, "web-node1:"},
 		{[]string{"do", name, "pause", "kube-proxy/node1"}, ""},
 		{[]string{"status", name}, "paused"},
 	} {
@@ -81,6 +84,8 @@ func TestALabIsStartedUsedAndEndedByTheCommand(t *testing.T) {
 		{[]string{"do", name, "explode", "node1"}, "unknown action"},
 		{[]string{"do", name, "kill"}, "want an action and its target"},
 		{[]string{"install", name, "--chart", t.TempDir()}, "Chart.yaml"},
+		{[]string{"probe", name, "node1", "nonsense"}, "probe:"},
+		{[]string{"probe", name, "--network=icmp", "node1", "10.244.1.1:1"}, "want udp or tcp"},
 		{[]string{"dance"}, "unknown command"},
 		{[]string{"status", "--name", "nobody-has-this-lab"}, "not running"},
 		{[]string{"up", name, "--nodes", "99"}, "99 nodes"},

@@ -7,14 +7,18 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"text/tabwriter"
+	"time"
 
 	"github.com/fairlead-lb/fairlead/test/lab/cluster"
+	"github.com/fairlead-lb/fairlead/test/lab/wire"
 )
 
 func status(ctx context.Context, flags *flag.FlagSet, args []string) error {
@@ -136,6 +140,54 @@ func execute(ctx context.Context, flags *flag.FlagSet, args []string) error {
 		command = []string{"sh"}
 	}
 	return become(ctx, *name, host, command)
+}
+
+// probe becomes probeHere on a host.
+func probe(ctx context.Context, flags *flag.FlagSet, args []string) error {
+	name := nameFlag(flags)
+	network, duration := probeFlags(flags)
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	if flags.NArg() != 2 {
+		flags.Usage()
+		return errors.New("probe: want a host, and an address with its port")
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("finding the own program: %w", err)
+	}
+	return become(ctx, *name, flags.Arg(0), []string{
+		self, "probe-here", "--network=" + *network, "--for=" + duration.String(), flags.Arg(1),
+	})
+}
+
+func probeFlags(flags *flag.FlagSet) (network *string, duration *time.Duration) {
+	return flags.String("network", "udp", "udp, or tcp for an HTTP exchange"),
+		flags.Duration("for", 0, "end after this time; 0 is at Ctrl-C")
+}
+
+func probeHere(ctx context.Context, flags *flag.FlagSet, args []string) error {
+	network, duration := probeFlags(flags)
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	target, err := netip.ParseAddrPort(flags.Arg(0))
+	if err != nil {
+		return fmt.Errorf("probe: %w", err)
+	}
+	if *network != "udp" && *network != "tcp" {
+		return fmt.Errorf("probe: network %q: want udp or tcp", *network)
+	}
+	if *duration > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, *duration)
+		defer cancel()
+	}
+	p := wire.StartProbe(&net.Dialer{}, *network, target)
+	<-ctx.Done()
+	fmt.Println(p.Stop())
+	return nil
 }
 
 // become turns this process into a command inside a host of the lab, with kubectl and a kubeconfig at hand.

@@ -47,6 +47,8 @@ type Pod struct {
 // maxPods is what fits in the last byte of a Pod's address.
 const maxPods = 250
 
+const container = "backend"
+
 // StartPod starts a backend on the node and creates its Pod object, Running and Ready.
 func (n *Node) StartPod(ctx context.Context, namespace, name string, labels map[string]string) (*Pod, error) {
 	p := &Pod{Node: n, Key: client.ObjectKey{Namespace: namespace, Name: name}, ready: true}
@@ -88,7 +90,7 @@ func (p *Pod) start(ctx context.Context, labels map[string]string) error {
 		Spec: corev1.PodSpec{
 			NodeName: n.Name(),
 			Containers: []corev1.Container{{
-				Name: "backend", Image: "agnhost",
+				Name: container, Image: "agnhost",
 				Ports: []corev1.ContainerPort{
 					{Name: "http", ContainerPort: BackendPort, Protocol: corev1.ProtocolTCP},
 					{Name: "udp", ContainerPort: BackendPort, Protocol: corev1.ProtocolUDP},
@@ -226,13 +228,16 @@ func (l *Lab) DeleteNamespace(ctx context.Context, name string) error {
 func (p *Pod) writeStatus(ctx context.Context) error {
 	pods := p.Node.lab.Kube.CoreV1().Pods(p.Key.Namespace)
 	p.mu.Lock()
-	ready := corev1.ConditionFalse
-	if p.ready {
+	isReady, ready := p.ready, corev1.ConditionFalse
+	p.mu.Unlock()
+	if isReady {
 		ready = corev1.ConditionTrue
 	}
-	p.mu.Unlock()
 	now := metav1.Now()
-	status := corev1.PodStatus{Phase: corev1.PodRunning, StartTime: &now}
+	status := corev1.PodStatus{Phase: corev1.PodRunning, StartTime: &now, ContainerStatuses: []corev1.ContainerStatus{{
+		Name: container, Ready: isReady, Started: ptr.To(true),
+		State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{StartedAt: now}},
+	}}}
 	for _, t := range []corev1.PodConditionType{corev1.PodScheduled, corev1.PodInitialized, corev1.ContainersReady, corev1.PodReady} {
 		c := corev1.PodCondition{Type: t, Status: corev1.ConditionTrue, LastTransitionTime: now}
 		if t == corev1.ContainersReady || t == corev1.PodReady {
