@@ -13,6 +13,7 @@ import (
 	"os/signal"
 	"syscall"
 
+	"go.uber.org/zap/zapcore"
 	"golang.org/x/sync/errgroup"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
@@ -53,7 +54,9 @@ func main() {
 // parse reads the flags. Asked for help it prints that and returns
 // flag.ErrHelp.
 func parse(args []string, nodeName string, help io.Writer) (flags, error) {
-	var f flags
+	// What is logged as an error is trouble around us; where in the program it
+	// was noticed helps nobody.
+	f := flags{zap: zap.Options{StacktraceLevel: zapcore.PanicLevel}}
 	fs := flag.NewFlagSet("fairlead-speaker", flag.ContinueOnError)
 	fs.StringVar(&f.kubeconfig, "kubeconfig", "", "kubeconfig file; inside a cluster the Pod's ServiceAccount is used without one")
 	fs.StringVar(&f.nodeName, "node-name", nodeName, "name of the Node that this speaker is on; $NODE_NAME by default")

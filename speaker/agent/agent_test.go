@@ -522,19 +522,49 @@ func TestALinkThatGoesDownTakesTheAnnouncementWithIt(t *testing.T) {
 	}, claimedBy("a", 7))
 }
 
-func TestAThousandClaimsAreWrittenAtOnce(t *testing.T) {
-	const n = 1000
+// manyProposed returns n addresses that are proposed for node a, and an
+// interface for them.
+func manyProposed(n int) ([]*v1alpha1.LoadBalancerIP, link.Link) {
 	var addrs []*v1alpha1.LoadBalancerIP
 	for i := range n {
-		addrs = append(addrs, address(fmt.Sprintf("192.0.2.%d", i%200), "a", nil))
-		addrs[i].Name = fmt.Sprint("ip-", i)
-		addrs[i].Spec.Address = netip.AddrFrom4([4]byte{10, 0, byte(i / 250), byte(i % 250)}).String()
+		addrs = append(addrs, address(netip.AddrFrom4([4]byte{10, 0, byte(i / 250), byte(i % 250)}).String(), "a", nil))
 	}
+	wide := eth0
+	wide.Prefixes = []netip.Prefix{netip.MustParsePrefix("10.0.0.1/8")}
+	return addrs, wide
+}
+
+// An API server that is in trouble isn't asked once for every address.
+func TestFailingWritesPauseTogether(t *testing.T) {
+	const n = 100
+	addrs, wide := manyProposed(n)
+	bubble(t, func(t *testing.T, w *world) {
+		w.refuse = func() error { return apierrors.NewUnauthorized("the node is not there") }
+		w.latency = time.Millisecond
+		a := w.run("a")
+		a.SetLinks([]link.Link{wide})
+		a.sync()
+		time.Sleep(time.Minute)
+		before := w.tryCount()
+		time.Sleep(time.Minute)
+		if n, most := w.tryCount()-before, writers*int(time.Minute/maxBackoff+1); n == 0 || n > most {
+			t.Errorf("%d tries in a minute, want at most %d", n, most)
+		}
+		w.mu.Lock()
+		w.refuse = func() error { return nil }
+		w.mu.Unlock()
+		before = w.tryCount()
+		time.Sleep(2 * maxBackoff)
+		w.wantTries(before + n)
+	}, addrs...)
+}
+
+func TestManyClaimsAreWrittenAtOnce(t *testing.T) {
+	const n = 320
+	addrs, wide := manyProposed(n)
 	bubble(t, func(t *testing.T, w *world) {
 		w.latency = 10 * time.Millisecond
 		a := w.run("a")
-		wide := eth0
-		wide.Prefixes = []netip.Prefix{netip.MustParsePrefix("10.0.0.1/8")}
 		a.SetLinks([]link.Link{wide})
 		a.sync()
 		time.Sleep(n / writers * w.latency * 11 / 10)

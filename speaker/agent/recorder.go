@@ -26,7 +26,8 @@ const (
 	writers = 16
 	// writeTimeout ends a write that hangs.
 	writeTimeout = 10 * time.Second
-	// minBackoff and maxBackoff are between two tries of one write.
+	// minBackoff and maxBackoff are between two tries, of one write and of all
+	// together.
 	minBackoff, maxBackoff = 100 * time.Millisecond, 10 * time.Second
 )
 
@@ -45,7 +46,9 @@ type Recorder struct {
 	log    logr.Logger
 	client client.StatusClient
 	writes *prometheus.CounterVec
-	queue  workqueue.TypedRateLimitingInterface[netip.Addr]
+	queue  workqueue.TypedDelayingInterface[netip.Addr]
+	// tries makes the tries of one write ever rarer.
+	tries workqueue.TypedRateLimiter[netip.Addr]
 
 	mu     sync.Mutex
 	wanted map[netip.Addr]Claim
@@ -54,6 +57,10 @@ type Recorder struct {
 	// there must be decides again.
 	spent   map[netip.Addr]string
 	failing bool
+	// While the API server takes no write there is none before resume:
+	// thousands of addresses must not ask it one by one whether it does again.
+	resume  time.Time
+	backoff time.Duration
 }
 
 // NewRecorder returns a Recorder that does nothing before Run.
@@ -65,8 +72,8 @@ func NewRecorder(log logr.Logger, reg prometheus.Registerer, c client.StatusClie
 			Name: "fairlead_claim_writes_total",
 			Help: "Writes of claims to the API server, by result: recorded, outdated (another object version decides), failed (is tried again).",
 		}, []string{"result"}),
-		queue: workqueue.NewTypedRateLimitingQueue(
-			workqueue.NewTypedItemExponentialFailureRateLimiter[netip.Addr](minBackoff, maxBackoff)),
+		queue: workqueue.NewTypedDelayingQueue[netip.Addr](),
+		tries: workqueue.NewTypedItemExponentialFailureRateLimiter[netip.Addr](minBackoff, maxBackoff),
 		spent: map[netip.Addr]string{},
 	}
 }
@@ -119,9 +126,14 @@ func (r *Recorder) record(ctx context.Context, addr netip.Addr) {
 	r.mu.Lock()
 	c, ok := r.wanted[addr]
 	ok = ok && r.spent[addr] != c.ResourceVersion
+	wait := time.Until(r.resume)
 	r.mu.Unlock()
-	if !ok || ctx.Err() != nil {
-		r.queue.Forget(addr)
+	switch {
+	case !ok || ctx.Err() != nil:
+		r.tries.Forget(addr)
+		return
+	case wait > 0:
+		r.queue.AddAfter(addr, wait)
 		return
 	}
 
@@ -133,33 +145,44 @@ func (r *Recorder) record(ctx context.Context, addr netip.Addr) {
 		r.writes.WithLabelValues("outdated").Inc()
 	default:
 		r.writes.WithLabelValues("failed").Inc()
-		r.setFailing(ctx, err)
-		r.queue.AddRateLimited(addr)
+		r.failed(ctx, err)
+		r.queue.AddAfter(addr, r.tries.When(addr))
 		return
 	}
-	r.setFailing(ctx, nil)
-	r.queue.Forget(addr)
+	r.tries.Forget(addr)
+	r.succeeded(addr, c)
+}
+
+// failed logs the first failure, and makes all writes pause for longer and
+// longer.
+func (r *Recorder) failed(ctx context.Context, err error) {
+	if ctx.Err() != nil {
+		return // the program ends
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if now, ok := r.wanted[addr]; ok && now.ResourceVersion == c.ResourceVersion {
-		r.spent[addr] = c.ResourceVersion
+	// Writes that were under way together fail together: that counts once.
+	if now := time.Now(); !now.Before(r.resume) {
+		r.backoff = min(max(2*r.backoff, minBackoff), maxBackoff)
+		r.resume = now.Add(r.backoff)
+	}
+	if !r.failing {
+		r.failing = true
+		r.log.Error(err, "Can't record claims, announcing goes on and recording is tried again")
 	}
 }
 
-// setFailing logs the first failure and the first success after it: between
-// them there may be thousands.
-func (r *Recorder) setFailing(ctx context.Context, err error) {
+// succeeded notes that the API server has decided about a claim.
+func (r *Recorder) succeeded(addr netip.Addr, c Claim) {
 	r.mu.Lock()
-	changed := r.failing != (err != nil) && ctx.Err() == nil
-	if changed {
-		r.failing = err != nil
-	}
-	r.mu.Unlock()
-	switch {
-	case changed && err != nil:
-		r.log.Error(err, "Can't record claims, announcing goes on and recording is tried again")
-	case changed:
+	defer r.mu.Unlock()
+	r.backoff, r.resume = 0, time.Time{}
+	if r.failing {
+		r.failing = false
 		r.log.Info("Recording claims again")
+	}
+	if now, ok := r.wanted[addr]; ok && now.ResourceVersion == c.ResourceVersion {
+		r.spent[addr] = c.ResourceVersion
 	}
 }
 
