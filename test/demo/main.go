@@ -188,7 +188,7 @@ func (d *demo) failover(ctx context.Context) error {
 	if node == nil {
 		return fmt.Errorf("%s is announced by %q, which is no node of the lab", d.addr, owner)
 	}
-	probe := wire.StartProbe(d.lab.Client, "udp", netip.AddrPortFrom(d.addr, 80))
+	probe := wire.StartProbe(d.lab.Client, "tcp", netip.AddrPortFrom(d.addr, 80))
 	stopped := false
 	defer func() {
 		if !stopped {
