@@ -59,6 +59,10 @@ func newCable(t *testing.T) *cable {
 		}
 		ends[name] = l
 	}
+	// The kernel drops what is sent before it has noticed the carrier.
+	for name := range ends {
+		c.untilUp(t, name)
+	}
 	c.node = link.Link{Index: ends["node"].Attrs().Index, Name: "node", MAC: selfMAC, Up: true, ARP: true}
 	c.within(func() {
 		ifi := &net.Interface{Index: ends["asker"].Attrs().Index, Name: "asker", HardwareAddr: askerMAC[:]}
@@ -69,6 +73,22 @@ func newCable(t *testing.T) *cable {
 	}
 	t.Cleanup(func() { c.asker.Close() })
 	return c
+}
+
+func (c *cable) untilUp(t *testing.T, name string) {
+	t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		l, err := c.h.LinkByName(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if l.Attrs().OperState == netlink.OperUp {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%s is %v", name, l.Attrs().OperState)
+		}
+	}
 }
 
 // within runs f in the namespace, or, before there is one, on a thread that
@@ -255,6 +275,7 @@ func TestARealInterfaceThatFlapsIsAnnouncedAgain(t *testing.T) {
 	if line := describe(got); line != "gratuitous request: 192.0.2.50 is 1" && line != "gratuitous reply: 192.0.2.50 is 1" {
 		t.Errorf("got %q", line)
 	}
+	c.untilUp(t, "asker")
 	c.send(t, ask())
 	if got, want := describe(c.receiveUnicast(t)), fmt.Sprintf("reply to %v: %v is 1", asker, vip); got != want {
 		t.Errorf("got %q, want %q", got, want)
