@@ -33,6 +33,9 @@ type Verdict struct {
 	Reason  Reason
 	// Message is one sentence for people.
 	Message string
+	// Expected says that the others wait for this node: it has claimed the
+	// address, or is proposed for one that nobody has claimed.
+	Expected bool
 }
 
 // Compute returns what the node does. A node that isn't in the snapshot
@@ -65,7 +68,8 @@ func Compute(s Snapshot, node string) Plan {
 		if reason != "" {
 			p.Verdicts = append(p.Verdicts, Verdict{
 				Address: a.Addr, Node: node, Reason: reason,
-				Message: explain(reason, a, self, owner),
+				Message:  explain(reason, a, self, owner),
+				Expected: reason != NotBound && a.expects(node),
 			})
 			continue
 		}
@@ -78,6 +82,11 @@ func Compute(s Snapshot, node string) Plan {
 		p.Announce = append(p.Announce, ann)
 	}
 	return p
+}
+
+// expects tells whether the others wait for the node to announce the address.
+func (a *Address) expects(node string) bool {
+	return a.Claim.Node == node || a.Claim.Node == "" && a.Proposed == node
 }
 
 // announces returns why the node does not announce the address, or ""; with

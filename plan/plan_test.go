@@ -201,6 +201,8 @@ func TestCompute(t *testing.T) {
 		want    Announcement // of node a; zero for a verdict
 		reason  Reason
 		message string
+		// expected is that of the verdict.
+		expected bool
 	}{
 		"the proposed node announces and claims the first term": {address: address(proposed("a")), nodes: []Node{a, b}, want: Announcement{v4, eth0, 1, false}},
 		"the claimant announces its term":                       {address: address(claim("a", 4), proposed("b")), nodes: []Node{a, b}, want: Announcement{v4, eth0, 4, true}},
@@ -210,7 +212,9 @@ func TestCompute(t *testing.T) {
 		"a dead node answers no more after that":                {address: address(claim("b", 5), proposed("b")), nodes: []Node{node("a", dead), b}, reason: NodeNotAlive, message: "node a is gone or not Ready"},
 		"a claimant that lost its endpoints answers on":         {address: address(claim("a", 4), proposed("b"), local("b")), nodes: []Node{a, b}, want: Announcement{v4, eth0, 4, true}},
 		"the claimant stays if nobody is eligible":              {address: address(claim("a", 4), proposed("a"), local("")), nodes: []Node{a, b}, want: Announcement{v4, eth0, 4, true}},
-		"a claimant whose link is down has nothing to announce": {address: address(claim("a", 4)), nodes: []Node{node("a", links(Link{Name: "eth0", ARP: true, Prefixes: []netip.Prefix{lan}})), b}, reason: LinkDown, message: "interface eth0 of node a is on the network of 192.0.2.50, but it is down"},
+		"a claimant whose link is down has nothing to announce": {address: address(claim("a", 4)), nodes: []Node{node("a", links(Link{Name: "eth0", ARP: true, Prefixes: []netip.Prefix{lan}})), b}, reason: LinkDown, message: "interface eth0 of node a is on the network of 192.0.2.50, but it is down", expected: true},
+		"a proposed node off the subnet is waited for in vain":  {address: address(proposed("a")), nodes: []Node{node("a", links()), b}, reason: NoLinkOnSubnet, message: "no interface of node a has an address on the network of 192.0.2.50", expected: true},
+		"a proposed node is not waited for beside a claimant":   {address: address(proposed("a"), claim("b", 1)), nodes: []Node{node("a", links()), b}, reason: NoLinkOnSubnet, message: "no interface of node a has an address on the network of 192.0.2.50"},
 		"a claimant stops when the address is released":         {address: address(claim("a", 4), unbound), nodes: []Node{a, b}, reason: NotBound, message: "no Service holds 192.0.2.50; it is reserved or resting"},
 		"a bystander names the claimant":                        {address: address(claim("b", 4)), nodes: []Node{a, b}, reason: OwnedByOther, message: "node b announces 192.0.2.50"},
 		"a bystander names the proposed":                        {address: address(proposed("b")), nodes: []Node{a, b}, reason: OwnedByOther, message: "node b is chosen for 192.0.2.50"},
@@ -218,7 +222,7 @@ func TestCompute(t *testing.T) {
 		"a bystander waits for a proposal":                      {address: address(claim("c", 2)), nodes: []Node{a, b}, reason: OwnedByOther, message: "node c announces 192.0.2.50"},
 		"without claim and proposal nobody announces":           {address: address(), nodes: []Node{a, b}, reason: NoOwner, message: "no eligible node has been chosen for 192.0.2.50 yet"},
 		"a node that is not eligible says why, not who is":      {address: address(claim("b", 4), local("b")), nodes: []Node{a, b}, reason: NoLocalEndpoint, message: "externalTrafficPolicy is Local and node a has no ready endpoint of default/local-0"},
-		"a node outside the snapshot announces nothing":         {address: address(claim("a", 4)), nodes: []Node{b}, reason: NoLinkOnSubnet, message: "no interface of node a has an address on the network of 192.0.2.50"},
+		"a node outside the snapshot announces nothing":         {address: address(claim("a", 4)), nodes: []Node{b}, reason: NoLinkOnSubnet, message: "no interface of node a has an address on the network of 192.0.2.50", expected: true},
 		"an address is announced on every link that fits": {
 			address: address(proposed("a")),
 			nodes: []Node{node("a", links(
@@ -237,7 +241,7 @@ func TestCompute(t *testing.T) {
 			if tt.reason == "" {
 				want.Announce = []Announcement{tt.want}
 			} else {
-				want.Verdicts = append(want.Verdicts, Verdict{v4, "a", tt.reason, tt.message})
+				want.Verdicts = append(want.Verdicts, Verdict{v4, "a", tt.reason, tt.message, tt.expected})
 			}
 			if diff := cmp.Diff(want, got, cmp.Comparer(func(x, y netip.Addr) bool { return x == y })); diff != "" {
 				t.Errorf("plan (-want +got):\n%s", diff)

@@ -97,7 +97,7 @@ func (a *Agent) Run(ctx context.Context) error {
 func (a *Agent) loop(ctx context.Context) {
 	var links []link.Link
 	var linksKnown bool
-	now := announcements{}
+	now := announcements{unable: map[plan.Reason]int{}}
 	for {
 		var retry <-chan time.Time
 		if len(now.failed) > 0 {
@@ -129,6 +129,8 @@ type announcements struct {
 	since map[netip.Addr]time.Time
 	// failed are the interfaces that it can't use.
 	failed map[string]error
+	// unable counts by reason the addresses that the others wait for in vain.
+	unable map[plan.Reason]int
 }
 
 // apply makes the announcements and claims those of a state.
@@ -148,6 +150,12 @@ func (a *Agent) apply(before announcements, links []link.Link, state source.Stat
 		after.since[ann.Addr] = now
 		if t, ok := before.since[ann.Addr]; ok {
 			after.since[ann.Addr] = t
+		}
+	}
+	after.unable = map[plan.Reason]int{}
+	for _, v := range p.Verdicts {
+		if v.Expected {
+			after.unable[v.Reason]++
 		}
 	}
 	a.recorder.Set(claims(p, a.node, links, after, state.Records))
@@ -180,6 +188,13 @@ func (a *Agent) tell(before, after announcements, p plan.Plan) {
 			if _, ok := before.since[v.Address]; ok {
 				a.log.V(1).Info("Stopped announcing address", "address", v.Address, "reason", v.Reason, "message", v.Message)
 			}
+		}
+	}
+	for _, v := range p.Verdicts {
+		if v.Expected && before.unable[v.Reason] != after.unable[v.Reason] {
+			a.log.Info("Can't announce addresses that this node is chosen for", "reason", v.Reason,
+				"addresses", after.unable[v.Reason], "one", v.Address, "message", v.Message)
+			before.unable[v.Reason] = after.unable[v.Reason] // one line per reason
 		}
 	}
 	if added+removed > 0 {

@@ -9,12 +9,14 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/go-logr/logr"
+	"github.com/go-logr/logr/funcr"
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -66,6 +68,7 @@ type speaker struct {
 	state   *source.State
 	desired map[netip.Addr][]string
 	sets    int
+	logged  []string
 	broken  error // what interfaces fail with
 	closed  bool
 }
@@ -122,7 +125,12 @@ func (w *world) run(node string) *speaker {
 
 func (w *world) runWithoutLinks(node string) *speaker {
 	s := &speaker{world: w, changed: make(chan struct{}, 1), ended: make(chan error, 1)}
-	s.Agent = New(logr.Discard(), node, s, s, NewRecorder(logr.Discard(), prometheus.NewRegistry(), w.api))
+	log := funcr.New(func(_, args string) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.logged = append(s.logged, args)
+	}, funcr.Options{})
+	s.Agent = New(log, node, s, s, NewRecorder(logr.Discard(), prometheus.NewRegistry(), w.api))
 	ctx, cancel := context.WithCancel(w.t.Context())
 	s.stop = cancel
 	go func() { s.ended <- s.Run(ctx) }()
@@ -505,6 +513,24 @@ func TestAnInterfaceThatFailsIsNoClaim(t *testing.T) {
 			t.Errorf("it claims to answer since %v", since)
 		}
 	}, proposed("a"))
+}
+
+// An address that is silent because of this node must say so, in one line for
+// all, once.
+func TestWhatCantBeAnnouncedIsLogged(t *testing.T) {
+	addrs, wide := manyProposed(5)
+	bubble(t, func(t *testing.T, w *world) {
+		a := w.run("a") // on another network
+		w.settle()
+		a.SetLinks([]link.Link{wide})
+		w.settle()
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		if len(a.logged) != 2 || !strings.Contains(a.logged[0], `"reason"="NoLinkOnSubnet" "addresses"=5`) ||
+			!strings.Contains(a.logged[1], `"added"=5`) {
+			t.Errorf("logged %q", a.logged)
+		}
+	}, addrs...)
 }
 
 func TestALinkThatGoesDownTakesTheAnnouncementWithIt(t *testing.T) {
