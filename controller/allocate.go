@@ -135,7 +135,7 @@ func (c *Controller) chooseLocked(want contract, held, visible, adopt []netip.Ad
 			d.Refusals = append(d.Refusals, *refusal)
 		}
 		if !keep.IsValid() {
-			keep = c.adoptLocked(req, family, adopt)
+			keep = c.adoptLocked(req, family, held, adopt)
 		}
 		if keep.IsValid() {
 			pick := ipam.Pick{Address: keep}
@@ -220,10 +220,10 @@ func (c *Controller) keepLocked(want contract, family ipam.Family, held, visible
 
 // adoptLocked returns the address of a family that the Service's status shows
 // under our condition and that nobody else has.
-func (c *Controller) adoptLocked(req ipam.Request, family ipam.Family, adopt []netip.Addr) netip.Addr {
+func (c *Controller) adoptLocked(req ipam.Request, family ipam.Family, held, adopt []netip.Addr) netip.Addr {
 	for _, addr := range adopt {
-		if ipam.FamilyOf(addr) != family {
-			continue
+		if ipam.FamilyOf(addr) != family || slices.Contains(held, addr) {
+			continue // what it holds and does not keep, it gives up
 		}
 		h, known := c.ledger.alloc.Get(addr)
 		if !known || h.State() == ipam.Resting || c.ledger.alloc.Check(req, addr) == nil {

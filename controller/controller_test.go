@@ -360,6 +360,20 @@ func TestRequests(t *testing.T) {
 	}
 }
 
+func TestLaterRequestMovesTheService(t *testing.T) {
+	w := newWorld(t, testPool("lan", "192.0.2.0/29"), testService("web"))
+	w.reconcile("web")
+	w.shows("web", "192.0.2.0")
+	w.edit("web", asking("192.0.2.5"))
+	w.reconcile("web")
+	w.shows("web", "192.0.2.5")
+	for _, ip := range w.addresses() {
+		if held := len(ip.Spec.Services) > 0; held != (ip.Name == "192.0.2.5") {
+			t.Errorf("%s is held: %v", ip.Name, held)
+		}
+	}
+}
+
 func TestDualStack(t *testing.T) {
 	t.Run("both families come in the order of the Service", func(t *testing.T) {
 		w := newWorld(t, testPool("lan", "192.0.2.0/24", "2001:db8::/64"), testService("web", dual(corev1.IPFamilyPolicyRequireDualStack)))
