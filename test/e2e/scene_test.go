@@ -29,7 +29,7 @@ type scene struct {
 	namespaces []string // its own and others that it made
 	pools      []string
 	backends   []interface{ Delete(context.Context) error }
-	away       []func() // undoes what a spec did to the cluster
+	away       []func(context.Context) // undoes what a spec did to the cluster
 }
 
 // current is the scene of the running spec, nil for one that needs none. The report of a failure tells about it.
@@ -195,6 +195,17 @@ func getIP(ctx context.Context, addr netip.Addr) (*v1alpha1.LoadBalancerIP, erro
 	return ip, api.Get(ctx, client.ObjectKey{Name: ipam.ObjectName(addr)}, ip)
 }
 
+// reserve keeps an address for a Service, or with an empty name for a namespace, as an administrator does.
+func (s *scene) reserve(ctx context.Context, addr netip.Addr, namespace, name string) *v1alpha1.LoadBalancerIP {
+	GinkgoHelper()
+	ip := &v1alpha1.LoadBalancerIP{
+		ObjectMeta: metav1.ObjectMeta{Name: ipam.ObjectName(addr)},
+		Spec:       v1alpha1.LoadBalancerIPSpec{Address: addr.String(), ReservedFor: &v1alpha1.Reservation{Namespace: namespace, Name: name}},
+	}
+	Expect(api.Create(ctx, ip)).To(Succeed())
+	return ip
+}
+
 // ips are the LoadBalancerIPs of the scene's addresses, in their order.
 func (s *scene) ips(ctx context.Context) ([]v1alpha1.LoadBalancerIP, error) {
 	var list v1alpha1.LoadBalancerIPList
@@ -210,12 +221,12 @@ func (s *scene) ips(ctx context.Context) ([]v1alpha1.LoadBalancerIP, error) {
 }
 
 // afterwards has something undone before the scene is cleared, the last first.
-func (s *scene) afterwards(undo func()) { s.away = append(s.away, undo) }
+func (s *scene) afterwards(undo func(context.Context)) { s.away = append(s.away, undo) }
 
 // clear removes what the spec made and checks that no address stays bound.
 func (s *scene) clear(ctx SpecContext) {
 	for _, undo := range slices.Backward(s.away) {
-		undo()
+		undo(ctx)
 	}
 	for _, b := range s.backends {
 		Expect(b.Delete(ctx)).To(Succeed())
@@ -273,7 +284,19 @@ func annotated(key, value string) func(*corev1.Service) {
 }
 
 func asking(addrs ...any) func(*corev1.Service) {
-	return annotated(v1alpha1.AnnotationAddresses, strings.ReplaceAll(strings.TrimSpace(fmt.Sprintln(addrs...)), " ", ","))
+	var list []string
+	for _, a := range addrs {
+		list = append(list, fmt.Sprint(a))
+	}
+	return annotated(v1alpha1.AnnotationAddresses, strings.Join(list, ","))
+}
+
+func all(edits ...func(*corev1.Service)) func(*corev1.Service) {
+	return func(svc *corev1.Service) {
+		for _, edit := range edits {
+			edit(svc)
+		}
+	}
 }
 
 func fromPool(name string) func(*corev1.Service) { return annotated(v1alpha1.AnnotationPool, name) }
