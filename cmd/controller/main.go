@@ -148,6 +148,8 @@ func restConfig(path string) (*rest.Config, error) {
 	}
 	config.QPS = -1
 	config.UserAgent = "fairlead-controller"
+	// The API server is a LAN away: compressing for us costs it more than it saves.
+	config.DisableCompression = true
 	return config, nil
 }
 

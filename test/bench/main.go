@@ -60,7 +60,7 @@ func run(ctx context.Context, count int) (err error) {
 			return err
 		}
 	}
-	lab, err := cluster.Start(ctx, cluster.Config{Name: fmt.Sprintf("bench-%d", os.Getpid()), Nodes: 3, Family: cluster.IPv4, Log: os.Stderr, Scheme: scheme})
+	lab, err := cluster.Start(ctx, cluster.Config{Name: fmt.Sprintf("bench-%d", os.Getpid()), Nodes: 3, Family: cluster.IPv4, NodeGrace: 20 * time.Second, Log: os.Stderr, Scheme: scheme})
 	if err != nil {
 		return err
 	}
