@@ -5,6 +5,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -13,11 +14,10 @@ import (
 	"syscall"
 	"time"
 
+	"go.uber.org/zap/zapcore"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
-	"k8s.io/client-go/rest"
-	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/klog/v2"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
@@ -28,36 +28,38 @@ import (
 
 	"github.com/fairlead-lb/fairlead/api/v1alpha1"
 	"github.com/fairlead-lb/fairlead/controller"
+	"github.com/fairlead-lb/fairlead/internal/apiserver"
 )
 
 type flags struct {
-	kubeconfig      string
-	metricsAddress  string
-	probeAddress    string
-	class           string
-	defaultClass    bool
-	leaderElect     bool
-	leaseNamespace  string
-	workers         int
-	zap             zap.Options
-	shutdownTimeout time.Duration
+	kubeconfig     string
+	metricsAddress string
+	probeAddress   string
+	class          string
+	defaultClass   bool
+	leaderElect    bool
+	leaseNamespace string
+	workers        int
+	zap            zap.Options
 }
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	f, err := parse(os.Args[1:], os.Stderr)
+	f, err := parse(os.Args[1:], os.Stdout)
 	if err == nil {
 		err = run(ctx, f)
 	}
-	if err != nil && err != flag.ErrHelp {
+	if err != nil && !errors.Is(err, flag.ErrHelp) {
 		fmt.Fprintln(os.Stderr, "fairlead-controller:", err)
 		os.Exit(1)
 	}
 }
 
 func parse(args []string, out io.Writer) (flags, error) {
-	f := flags{shutdownTimeout: 5 * time.Second}
+	// What is logged as an error is trouble around us; where in the program it
+	// was noticed helps nobody.
+	f := flags{zap: zap.Options{StacktraceLevel: zapcore.PanicLevel}}
 	fs := flag.NewFlagSet("fairlead-controller", flag.ContinueOnError)
 	fs.StringVar(&f.kubeconfig, "kubeconfig", "", "kubeconfig file; inside a cluster the Pod's ServiceAccount is used without one")
 	fs.StringVar(&f.metricsAddress, "metrics-bind-address", ":7471", "address of the Prometheus endpoint /metrics; 0 turns it off")
@@ -73,7 +75,7 @@ func parse(args []string, out io.Writer) (flags, error) {
 	fs.SetOutput(io.Discard)
 	err := fs.Parse(args)
 	switch {
-	case err == flag.ErrHelp:
+	case errors.Is(err, flag.ErrHelp):
 		fs.SetOutput(out)
 		fs.PrintDefaults()
 		return f, err
@@ -94,7 +96,7 @@ func run(ctx context.Context, f flags) error {
 	ctrl.SetLogger(log)
 	klog.SetLogger(log)
 
-	config, err := restConfig(f.kubeconfig)
+	config, err := apiserver.Config(f.kubeconfig, "fairlead-controller")
 	if err != nil {
 		return err
 	}
@@ -112,7 +114,7 @@ func run(ctx context.Context, f flags) error {
 		LeaderElectionID:              "fairlead-controller",
 		LeaderElectionNamespace:       f.leaseNamespace,
 		LeaderElectionReleaseOnCancel: true,
-		GracefulShutdownTimeout:       &f.shutdownTimeout,
+		GracefulShutdownTimeout:       new(5 * time.Second),
 		Cache:                         cacheOptions(),
 	})
 	if err != nil {
@@ -131,26 +133,6 @@ func run(ctx context.Context, f flags) error {
 		return err
 	}
 	return mgr.Start(ctx)
-}
-
-// restConfig reads the kubeconfig, or the Pod's ServiceAccount. The client
-// doesn't throttle itself: the API server's priority and fairness does that.
-func restConfig(path string) (*rest.Config, error) {
-	var config *rest.Config
-	var err error
-	if path != "" {
-		config, err = clientcmd.BuildConfigFromFlags("", path)
-	} else {
-		config, err = rest.InClusterConfig()
-	}
-	if err != nil {
-		return nil, fmt.Errorf("no way to reach the API server: %w (give --kubeconfig outside a cluster)", err)
-	}
-	config.QPS = -1
-	config.UserAgent = "fairlead-controller"
-	// The API server is a LAN away: compressing for us costs it more than it saves.
-	config.DisableCompression = true
-	return config, nil
 }
 
 // cacheOptions leaves out of the caches what nobody reads.

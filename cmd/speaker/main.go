@@ -15,8 +15,6 @@ import (
 
 	"go.uber.org/zap/zapcore"
 	"golang.org/x/sync/errgroup"
-	"k8s.io/client-go/rest"
-	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/klog/v2"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
@@ -24,6 +22,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/log/zap"
 	"sigs.k8s.io/controller-runtime/pkg/metrics"
 
+	"github.com/fairlead-lb/fairlead/internal/apiserver"
 	"github.com/fairlead-lb/fairlead/speaker/agent"
 	"github.com/fairlead-lb/fairlead/speaker/l2"
 	"github.com/fairlead-lb/fairlead/speaker/link"
@@ -83,7 +82,7 @@ func parse(args []string, nodeName string, help io.Writer) (flags, error) {
 
 // run is a speaker until ctx is done.
 func run(ctx context.Context, f flags) error {
-	config, err := restConfig(f.kubeconfig)
+	config, err := apiserver.Config(f.kubeconfig, "fairlead-speaker")
 	if err != nil {
 		return err
 	}
@@ -143,23 +142,4 @@ func abandon(f func(context.Context) error) func(context.Context) error {
 			return nil
 		}
 	}
-}
-
-// restConfig reads the kubeconfig, or the Pod's ServiceAccount. The client
-// doesn't throttle itself: a thousand claims may be due at once, and the API
-// server's priority and fairness knows better what it can take.
-func restConfig(path string) (*rest.Config, error) {
-	var config *rest.Config
-	var err error
-	if path != "" {
-		config, err = clientcmd.BuildConfigFromFlags("", path)
-	} else {
-		config, err = rest.InClusterConfig()
-	}
-	if err != nil {
-		return nil, fmt.Errorf("no way to reach the API server: %w (give --kubeconfig outside a cluster)", err)
-	}
-	config.QPS = -1
-	config.UserAgent = "fairlead-speaker"
-	return config, nil
 }

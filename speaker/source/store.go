@@ -15,6 +15,7 @@ import (
 
 	"github.com/fairlead-lb/fairlead/api/v1alpha1"
 	"github.com/fairlead-lb/fairlead/plan"
+	"github.com/fairlead-lb/fairlead/plan/kube"
 )
 
 // store holds the cluster in the terms of plan. Its setters take the object as
@@ -122,7 +123,7 @@ func (s *store) setNode(old, node *corev1.Node) bool {
 		delete(s.nodes, old.Name)
 		return s.synced
 	}
-	n := nodeOf(node)
+	n := kube.Node(node)
 	if was, ok := s.nodes[n.Name]; ok && reflect.DeepEqual(was, n) {
 		return false
 	}
@@ -151,18 +152,18 @@ func (s *store) setSlice(old, es *discoveryv1.EndpointSlice) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	changed := false
-	if old != nil && (es == nil || serviceOf(old) != serviceOf(es)) {
-		name := serviceOf(old)
+	if old != nil && (es == nil || kube.ServiceOf(old) != kube.ServiceOf(es)) {
+		name := kube.ServiceOf(old)
 		if delete(s.slices[name], old.Name); len(s.slices[name]) == 0 {
 			delete(s.slices, name)
 		}
 		changed = s.touchLocal(name)
 	}
-	if es == nil || serviceOf(es).Name == "" {
+	if es == nil || kube.ServiceOf(es).Name == "" {
 		return changed
 	}
-	name := serviceOf(es)
-	sl := slice{family: es.AddressType, endpoints: endpointsOf(es)}
+	name := kube.ServiceOf(es)
+	sl := slice{family: es.AddressType, endpoints: kube.Endpoints(es)}
 	if was, ok := s.slices[name][es.Name]; ok && was.family == sl.family && slices.Equal(was.endpoints, sl.endpoints) {
 		return changed
 	}

@@ -123,7 +123,7 @@ func sorted(t *testing.T, s *store) State {
 	slices.SortFunc(st.Snapshot.Nodes, func(a, b plan.Node) int { return cmp.Compare(a.Name, b.Name) })
 	for i := range st.Snapshot.Addresses {
 		for j := range st.Snapshot.Addresses[i].Services {
-			slices.SortFunc(st.Snapshot.Addresses[i].Services[j].Endpoints, compareEndpoints)
+			slices.SortFunc(st.Snapshot.Addresses[i].Services[j].Endpoints, func(a, b plan.Endpoint) int { return cmp.Compare(fmt.Sprint(a), fmt.Sprint(b)) })
 		}
 	}
 	return st
