@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -56,7 +57,8 @@ func (c *Controller) reconcileAddress(ctx context.Context, req reconcile.Request
 	c.ledger.mu.Lock()
 	if c.ledger.intended[addr] != nil || c.ledger.objects[addr] != obj {
 		c.ledger.mu.Unlock()
-		return reconcile.Result{}, nil // somebody takes it; the event comes back here
+		// Somebody writes it, and the event of that may have been the one that led here.
+		return reconcile.Result{RequeueAfter: time.Second}, nil
 	}
 	c.ledger.intendLocked(addr, w)
 	c.ledger.mu.Unlock()
@@ -67,29 +69,46 @@ func (c *Controller) reconcileAddress(ctx context.Context, req reconcile.Request
 // place proposes an owner if neither the claimant nor the one proposed may own
 // the address any longer.
 func (c *Controller) place(ctx context.Context, addr netip.Addr) error {
-	w := c.decidePlace(ctx, addr)
-	if w == nil {
-		return nil
+	for {
+		w, busy := c.decidePlace(ctx, addr)
+		switch {
+		case busy != nil:
+			// Its event may have come before its answer: this may be the last
+			// look at what led here, such as a Local Service's first endpoint.
+			select {
+			case <-busy:
+				continue
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		case w == nil:
+			return nil
+		}
+		// Whoever was faster is in the ledger now, and comes back here as an event.
+		_, err := c.store(ctx, w)
+		return err
 	}
-	// Whoever was faster is in the ledger now, and comes back here as an event.
-	_, err := c.store(ctx, w)
-	return err
 }
 
-func (c *Controller) decidePlace(ctx context.Context, addr netip.Addr) *write {
+// decidePlace returns the write that proposes another owner, nil if there is
+// none to propose, or what to wait for.
+func (c *Controller) decidePlace(ctx context.Context, addr netip.Addr) (w *write, busy <-chan struct{}) {
 	l := c.ledger
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	known := l.objects[addr]
-	if known == nil || l.intended[addr] != nil {
-		return nil
+	if w := l.intended[addr]; w != nil {
+		return nil, w.done
 	}
-	w := &write{object: known.DeepCopy(), done: make(chan struct{})}
+	known := l.objects[addr]
+	if known == nil {
+		return nil, nil
+	}
+	w = &write{object: known.DeepCopy(), done: make(chan struct{})}
 	if !c.proposeLocked(ctx, w.object, addr) {
-		return nil
+		return nil, nil
 	}
 	l.intendLocked(addr, w)
-	return w
+	return w, nil
 }
 
 // checkPool keeps the PoolMismatch condition. It is absent as long as the pool

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -709,6 +710,47 @@ func TestPlacement(t *testing.T) {
 	}
 	if w.writes["update *v1alpha1.LoadBalancerIP"] != 4 {
 		t.Errorf("writes %v: only the lost node's addresses move", w.writes)
+	}
+}
+
+// A Local Service's first endpoint may show up while its address is being
+// written, and the events of both may be handled before the API server's answer.
+func TestPlacementWaitsForAWriteInFlight(t *testing.T) {
+	synctest.Test(t, placementWaitsForAWriteInFlight)
+}
+
+func placementWaitsForAWriteInFlight(t *testing.T) {
+	w := newWorld(t, testPool("lan", "192.0.2.0/28"), testNode("n1"), testService("web", func(svc *corev1.Service) {
+		svc.Spec.ExternalTrafficPolicy = corev1.ServiceExternalTrafficPolicyLocal
+	}))
+	w.reconcile("web")
+	ip := w.addresses()[0]
+	if ip.Spec.Owner != "" {
+		t.Fatalf("%s is proposed without an endpoint", ip.Spec.Owner)
+	}
+	addr := netip.MustParseAddr(ip.Spec.Address)
+	inFlight := &write{object: ip.DeepCopy(), done: make(chan struct{})}
+	w.c.ledger.mu.Lock()
+	w.c.ledger.intendLocked(addr, inFlight)
+	w.c.ledger.mu.Unlock()
+	node := "n1"
+	w.create(&discoveryv1.EndpointSlice{
+		ObjectMeta:  metav1.ObjectMeta{Namespace: "default", Name: "web-1", Labels: map[string]string{discoveryv1.LabelServiceName: "web"}},
+		AddressType: discoveryv1.AddressTypeIPv4,
+		Endpoints:   []discoveryv1.Endpoint{{Addresses: []string{"10.0.0.1"}, NodeName: &node}},
+	})
+	placed := make(chan error)
+	go func() {
+		_, err := w.c.reconcileAddress(w.ctx(), request(ip.Name))
+		placed <- err
+	}()
+	synctest.Wait()
+	w.c.ledger.settle(addr, inFlight, nil)
+	if err := <-placed; err != nil {
+		t.Fatal(err)
+	}
+	if owner := w.addresses()[0].Spec.Owner; owner != "n1" {
+		t.Errorf("proposed is %q", owner)
 	}
 }
 
