@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package e2e
+
+import (
+	"context"
+
+	. "github.com/onsi/ginkgo/v2"
+	. "github.com/onsi/gomega"
+	authenticationv1 "k8s.io/api/authentication/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/rest"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/fairlead-lb/fairlead/api/v1alpha1"
+	"github.com/fairlead-lb/fairlead/test/lab/cluster"
+)
+
+// actingAs is a client with a token of a ServiceAccount of ours, bound to a Node as that of a Pod on it is, or to none.
+func actingAs(ctx context.Context, account, node string) client.Client {
+	GinkgoHelper()
+	request := &authenticationv1.TokenRequest{}
+	if node != "" {
+		n := &corev1.Node{}
+		Expect(api.Get(ctx, objectKey("", node), n)).To(Succeed())
+		request.Spec.BoundObjectRef = &authenticationv1.BoundObjectReference{APIVersion: "v1", Kind: "Node", Name: n.Name, UID: n.UID}
+	}
+	token, err := kube.CoreV1().ServiceAccounts(cluster.SystemNamespace).CreateToken(ctx, account, request, metav1.CreateOptions{})
+	Expect(err).NotTo(HaveOccurred())
+	config := rest.AnonymousClientConfig(lab.RESTConfig())
+	config.Dial, config.BearerToken = lab.RESTConfig().Dial, token.Status.Token
+	c, err := client.New(config, client.Options{Scheme: api.Scheme(), Mapper: api.RESTMapper()})
+	Expect(err).NotTo(HaveOccurred())
+	return c
+}
+
+var _ = Describe("A speaker's rights", onLab, func() {
+	s := newScene()
+
+	// write has a client change the status of a LoadBalancerIP that nobody announces.
+	write := func(ctx context.Context, as client.Client, change func(*v1alpha1.LoadBalancerIPStatus)) error {
+		GinkgoHelper()
+		ip := s.ip(ctx, s.v4(1))
+		base := ip.DeepCopy()
+		change(&ip.Status)
+		return as.Status().Patch(ctx, ip, client.MergeFrom(base))
+	}
+	claimFor := func(node string) func(*v1alpha1.LoadBalancerIPStatus) {
+		return func(status *v1alpha1.LoadBalancerIPStatus) {
+			status.L2 = &v1alpha1.L2Claim{Node: node, Term: 1, Since: metav1.Now()}
+		}
+	}
+	forbidden := func(err error, message string) {
+		GinkgoHelper()
+		Expect(apierrors.IsForbidden(err)).To(BeTrue(), "%v", err)
+		Expect(err).To(MatchError(ContainSubstring(message)))
+	}
+
+	BeforeEach(func(ctx SpecContext) { s.reserve(ctx, s.v4(1), s.namespace, "later") })
+
+	It("are to claim for its own node, and no other", func(ctx SpecContext) {
+		speaker := actingAs(ctx, cluster.Speaker, "node1")
+		forbidden(write(ctx, speaker, claimFor("node2")), "a speaker may claim only for its own node, which is node1")
+		Expect(write(ctx, speaker, claimFor("node1"))).To(Succeed())
+		forbidden(write(ctx, speaker, func(status *v1alpha1.LoadBalancerIPStatus) { status.L2 = nil }), "only for its own node")
+		forbidden(write(ctx, speaker, claimFor("node2")), "only for its own node")
+	})
+
+	It("are none with a token that is not bound to a node", func(ctx SpecContext) {
+		speaker := actingAs(ctx, cluster.Speaker, "")
+		forbidden(write(ctx, speaker, claimFor("node1")), "must be bound to its node")
+	})
+
+	It("leave conditions to the controller", func(ctx SpecContext) {
+		speaker := actingAs(ctx, cluster.Speaker, "node1")
+		forbidden(write(ctx, speaker, func(status *v1alpha1.LoadBalancerIPStatus) {
+			meta.SetStatusCondition(&status.Conditions, metav1.Condition{Type: v1alpha1.PoolMismatch, Status: metav1.ConditionTrue, Reason: "Lie"})
+		}), "conditions are the controller's")
+	})
+
+	It("end there", func(ctx SpecContext) {
+		speaker := actingAs(ctx, cluster.Speaker, "node1")
+		ip := s.ip(ctx, s.v4(1))
+		ip.Spec.Owner = "node1"
+		forbidden(speaker.Update(ctx, ip), "cannot update")
+		forbidden(speaker.Delete(ctx, ip), "cannot delete")
+		forbidden(speaker.List(ctx, &corev1.SecretList{}), "cannot list")
+		svc := s.addService(ctx, "web")
+		svc.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: s.v4(9).String()}}
+		forbidden(speaker.Status().Update(ctx, svc), "cannot update")
+	})
+
+	It("and the controller's end where nothing of ours is written", func(ctx SpecContext) {
+		controller := actingAs(ctx, cluster.Controller, "")
+		svc := s.addService(ctx, "web")
+		base := svc.DeepCopy()
+		svc.Labels = map[string]string{"changed": "yes"}
+		forbidden(controller.Patch(ctx, svc, client.MergeFrom(base)), "cannot patch")
+		forbidden(controller.Delete(ctx, svc), "cannot delete")
+		forbidden(controller.List(ctx, &corev1.SecretList{}), "cannot list")
+	})
+})

@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	. "github.com/onsi/ginkgo/v2"
+	. "github.com/onsi/gomega"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/ptr"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/fairlead-lb/fairlead/api/v1alpha1"
+)
+
+// Nothing here is stored but what says so: the API server validates a dry run as it does the real thing.
+var _ = Describe("At apply time", func() {
+	try := func(ctx context.Context, obj client.Object) error { return api.Create(ctx, obj, client.DryRunAll) }
+	pool := func(addresses ...v1alpha1.AddressRange) *v1alpha1.LoadBalancerIPPool {
+		return &v1alpha1.LoadBalancerIPPool{ObjectMeta: metav1.ObjectMeta{Name: "tried"}, Spec: v1alpha1.LoadBalancerIPPoolSpec{Addresses: addresses}}
+	}
+
+	DescribeTable("a pool is refused with", func(ctx SpecContext, message string, p *v1alpha1.LoadBalancerIPPool) {
+		err := try(ctx, p)
+		Expect(apierrors.IsInvalid(err)).To(BeTrue(), "%v", err)
+		Expect(err).To(MatchError(ContainSubstring(message)))
+	},
+		Entry("a CIDR whose prefix is too long", "must be a CIDR", pool("192.0.2.0/33")),
+		Entry("a CIDR that is none", "must be a CIDR", pool("192.0.2/24")),
+		Entry("an address that is none", "must be a CIDR", pool("192.0.2.256")),
+		Entry("a name", "must be a CIDR", pool("example.com")),
+		Entry("spaces around a range's hyphen", "without spaces", pool("192.0.2.1 - 192.0.2.9")),
+		Entry("a space at the end", "without spaces", pool("192.0.2.1 ")),
+		Entry("a range of three", "must be a CIDR", pool("192.0.2.1-192.0.2.2-192.0.2.3")),
+		Entry("host bits in an IPv4 CIDR", "bits set to the right of the prefix", pool("192.0.2.1/24")),
+		Entry("host bits in an IPv6 CIDR", "bits set to the right of the prefix", pool("2001:db8::1/64")),
+		Entry("a range of two families", "same address family", pool("192.0.2.1-2001:db8::1")),
+		Entry("a reversed IPv4 range", "write the lower address first", pool("192.0.2.9-192.0.2.1")),
+		Entry("an IPv4 range reversed in its first byte", "write the lower address first", pool("200.0.0.0-100.255.255.255")),
+		Entry("the same range twice", "Duplicate value", pool("192.0.2.0/24", "192.0.2.0/24")),
+		Entry("no address", "spec.addresses", pool()),
+		Entry("too many ranges", "must have at most 128 items", pool(many(129)...)),
+		Entry("a wrong exclusion", "must be a CIDR", with(pool("192.0.2.0/24"), func(p *v1alpha1.LoadBalancerIPPoolSpec) {
+			p.Exclude = []v1alpha1.AddressRange{"192.0.2.300"}
+		})),
+		Entry("a quota of none", "greater than or equal to 1", with(pool("192.0.2.0/24"), func(p *v1alpha1.LoadBalancerIPPoolSpec) {
+			p.MaxPerNamespace = ptr.To[int32](0)
+		})),
+		Entry("a negative reuseAfter", "must be a duration", with(pool("192.0.2.0/24"), func(p *v1alpha1.LoadBalancerIPPoolSpec) {
+			p.ReuseAfter = &metav1.Duration{Duration: -time.Second}
+		})),
+	)
+
+	DescribeTable("a pool is accepted with", func(ctx SpecContext, p *v1alpha1.LoadBalancerIPPool) {
+		Expect(try(ctx, p)).To(Succeed())
+	},
+		Entry("all of IPv4", pool("0.0.0.0/0")),
+		Entry("all of IPv6", pool("::/0")),
+		Entry("a range of one", pool("192.0.2.1-192.0.2.1")),
+		Entry("the widest range", pool("0.0.0.0-255.255.255.255")),
+		Entry("both families, overlapping", pool("192.0.2.0/24", "192.0.2.7", "2001:db8::/64", "2001:db8::1-2001:db8::ffff")),
+		Entry("as many ranges as there may be", pool(many(128)...)),
+		Entry("a reversed IPv6 range, which a condition tells", pool("2001:db8::9-2001:db8::1")),
+	)
+
+	ip := func(name, address string) *v1alpha1.LoadBalancerIP {
+		return &v1alpha1.LoadBalancerIP{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: v1alpha1.LoadBalancerIPSpec{Address: address}}
+	}
+	const v6Name = "2001-0db8-0000-0000-0000-0000-0000-0001"
+
+	DescribeTable("a LoadBalancerIP is refused with", func(ctx SpecContext, message string, ip *v1alpha1.LoadBalancerIP) {
+		err := try(ctx, ip)
+		Expect(apierrors.IsInvalid(err)).To(BeTrue(), "%v", err)
+		Expect(err).To(MatchError(ContainSubstring(message)))
+	},
+		Entry("the name of another address", "metadata.name must be spec.address", ip("192.0.2.2", "192.0.2.1")),
+		Entry("any name", "metadata.name must be spec.address", ip("web", "192.0.2.1")),
+		Entry("the name of another IPv6 address", "metadata.name must be spec.address", ip("2001-0db8-0000-0000-0000-0000-0000-0002", "2001:db8::1")),
+		Entry("an IPv6 name that is not expanded", "metadata.name must be spec.address", ip("2001-db8--1", "2001:db8::1")),
+		Entry("no address", "must be an IP address", ip("web", "web")),
+		Entry("an IPv6 address in capitals", "canonical form", ip(v6Name, "2001:DB8::1")),
+		Entry("an expanded IPv6 address", "canonical form", ip(v6Name, "2001:db8:0:0:0:0:0:1")),
+		Entry("holders of a released address", "is not released", func() *v1alpha1.LoadBalancerIP {
+			held := ip("192.0.2.1", "192.0.2.1")
+			name := v1alpha1.ServiceName{Namespace: "default", Name: "web"}
+			held.Spec.Services = []v1alpha1.ServiceBinding{{ServiceName: name, UID: types.UID("1")}}
+			held.Spec.Released = &v1alpha1.Release{Service: name, At: metav1.Now()}
+			return held
+		}()),
+	)
+
+	DescribeTable("a LoadBalancerIP is accepted with", func(ctx SpecContext, ip *v1alpha1.LoadBalancerIP) {
+		Expect(try(ctx, ip)).To(Succeed())
+	},
+		Entry("an IPv4 address", ip("192.0.2.1", "192.0.2.1")),
+		Entry("an IPv6 address", ip(v6Name, "2001:db8::1")),
+		Entry("the IPv6 address of zeros", ip("0000-0000-0000-0000-0000-0000-0000-0000", "::")),
+	)
+
+	Describe("of an existing LoadBalancerIP", func() {
+		s := newScene()
+
+		It("the address can't be changed", func(ctx SpecContext) {
+			reserved := s.reserve(ctx, s.v4(1), s.namespace, "later")
+			reserved.Spec.Address = s.v4(2).String()
+			err := api.Update(ctx, reserved)
+			Expect(apierrors.IsInvalid(err)).To(BeTrue(), "%v", err)
+			Expect(err).To(MatchError(ContainSubstring("the address can't be changed")))
+		})
+	})
+})
+
+func with(p *v1alpha1.LoadBalancerIPPool, edit func(*v1alpha1.LoadBalancerIPPoolSpec)) *v1alpha1.LoadBalancerIPPool {
+	edit(&p.Spec)
+	return p
+}
+
+func many(n int) []v1alpha1.AddressRange {
+	var out []v1alpha1.AddressRange
+	for i := range n {
+		out = append(out, v1alpha1.AddressRange(fmt.Sprintf("2001:db8:1234:5678:%x::1-2001:db8:1234:5678:%x:ffff:ffff:ffff", i, i)))
+	}
+	return out
+}
