@@ -14,7 +14,6 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 	toolscache "k8s.io/client-go/tools/cache"
-	"k8s.io/client-go/tools/events"
 	"k8s.io/client-go/util/workqueue"
 
 	"golang.org/x/sync/errgroup"
@@ -46,16 +45,18 @@ const poolStatusDelay = time.Second
 // Any number may run: the API server keeps them from giving an address twice.
 // With leader election one runs and the others have warm caches.
 type Controller struct {
-	client   client.Client
-	live     client.Reader
-	cache    cache.Cache
-	recorder events.EventRecorder
-	opts     Options
-	now      func() time.Time
+	client client.Client
+	live   client.Reader
+	cache  cache.Cache
+	opts   Options
+	now    func() time.Time
 
 	ledger *ledger
 	pools  *pools
 	nodes  atomic.Pointer[[]plan.Node]
+	teller *teller
+	// atWork counts the Services that are being worked on.
+	atWork atomic.Int32
 
 	services   queue
 	addresses  queue
@@ -80,7 +81,6 @@ func Add(ctx context.Context, mgr manager.Manager, opts Options) error {
 		client:     mgr.GetClient(),
 		live:       mgr.GetAPIReader(),
 		cache:      mgr.GetCache(),
-		recorder:   mgr.GetEventRecorder("fairlead-controller"),
 		opts:       opts,
 		now:        time.Now,
 		ledger:     newLedger(),
@@ -90,6 +90,7 @@ func Add(ctx context.Context, mgr manager.Manager, opts Options) error {
 		poolStatus: newQueue("pool-status"),
 		config:     newQueue("config"),
 	}
+	c.teller = newTeller(mgr.GetEventRecorder("fairlead-controller"), func() bool { return c.atWork.Load() > 0 })
 	// Warm the caches before the lease is won.
 	for _, obj := range watched() {
 		if _, err := mgr.GetCache().GetInformer(ctx, obj); err != nil {
@@ -131,6 +132,7 @@ func (c *Controller) Start(ctx context.Context) error {
 	}
 	defer stop()
 	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return c.teller.run(ctx) })
 	for _, r := range []struct {
 		name    string
 		queue   queue

@@ -84,7 +84,7 @@ func (w *world) controller() *Controller {
 		},
 	})
 	c := &Controller{
-		client: counted, live: w.api, recorder: w.events,
+		client: counted, live: w.api, teller: newTeller(w.events, func() bool { return false }),
 		opts:   Options{Classes: Classes{Class: v1alpha1.DefaultLoadBalancerClass, Default: true}, Workers: 1},
 		now:    func() time.Time { return w.now },
 		ledger: newLedger(), pools: &pools{},
@@ -174,10 +174,15 @@ func (w *world) reconcile(names ...string) {
 	}
 	for w.c.services.Len() > 0 {
 		req, _ := w.c.services.Get()
-		if _, err := w.c.reconcileService(w.ctx(), req); err != nil {
+		result, err := w.c.reconcileService(w.ctx(), req)
+		if err != nil {
 			w.t.Fatalf("reconcile %s: %v", req.Name, err)
 		}
 		w.c.services.Done(req)
+		if result.RequeueAfter > 0 {
+			w.now = w.now.Add(time.Second)
+			w.c.services.Add(req)
+		}
 	}
 }
 
@@ -216,7 +221,15 @@ func (w *world) refused(name string, reason ipam.Reason) {
 	}
 }
 
+// told returns the events since it was last called.
 func (w *world) told() []string {
+	for {
+		n, ok := w.c.teller.next()
+		if !ok {
+			break
+		}
+		w.c.teller.recorder.Eventf(n.svc, nil, n.kind, n.reason, "Allocate", "%s", n.message)
+	}
 	var got []string
 	for {
 		select {
@@ -292,6 +305,27 @@ func TestServiceGetsAnAddressInTwoWrites(t *testing.T) {
 	}
 	if told := w.told(); len(told) != 1 || !strings.HasPrefix(told[0], "Normal Allocated") {
 		t.Errorf("events %q", told)
+	}
+}
+
+func TestNewAddressIsShownOnceItIsClaimed(t *testing.T) {
+	w := newWorld(t, testPool("lan", "192.0.2.0/29"), testNode("n1"), testService("web"))
+	key := reconcile.Request{NamespacedName: types.NamespacedName{Namespace: "default", Name: "web"}}
+	result, err := w.c.reconcileService(w.ctx(), key)
+	if err != nil || result.RequeueAfter != claimPatience {
+		t.Fatalf("%+v, %v", result, err)
+	}
+	w.shows("web")
+	claimed := w.addresses()[0]
+	claimed.Status.L2 = &v1alpha1.L2Claim{Node: "n1", Term: 1}
+	if err := w.api.Status().Update(w.ctx(), &claimed); err != nil {
+		t.Fatal(err)
+	}
+	w.sync()
+	w.reconcile("web")
+	w.shows("web", "192.0.2.0")
+	if cond := condition(w.service("web"), v1alpha1.ServiceAnnounced); cond.Status != metav1.ConditionTrue || w.writes["patch *v1.Service"] != 1 {
+		t.Errorf("condition %+v, writes %v", cond, w.writes)
 	}
 }
 

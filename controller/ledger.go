@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -51,6 +52,9 @@ type service struct {
 	// LoadBalancerIP.
 	holder  ipam.Holder
 	foreign []netip.Addr
+	// bound are the addresses that were last bound to it, and since when.
+	bound []netip.Addr
+	since time.Time
 }
 
 // write is a spec on its way to the API server.
@@ -328,6 +332,21 @@ func (l *ledger) wrote(svc *corev1.Service) {
 	if s := l.services[types.NamespacedName{Namespace: svc.Namespace, Name: svc.Name}]; s != nil && s.uid == svc.UID {
 		s.written = svc.ResourceVersion
 	}
+}
+
+// sinceBound returns since when the Service has exactly these addresses, as far
+// as it was asked before: now the first time.
+func (l *ledger) sinceBound(name types.NamespacedName, addrs []netip.Addr, now time.Time) time.Time {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	s := l.services[name]
+	if s == nil {
+		return now
+	}
+	if !slices.Equal(s.bound, addrs) {
+		s.bound, s.since = addrs, now
+	}
+	return s.since
 }
 
 // setWaiting says whether the Service lacks an address.

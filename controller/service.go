@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
@@ -23,6 +24,8 @@ import (
 // reconcileService makes what a Service holds and shows agree with what it
 // asks for.
 func (c *Controller) reconcileService(ctx context.Context, req reconcile.Request) (reconcile.Result, error) {
+	c.atWork.Add(1)
+	defer c.atWork.Add(-1)
 	svc := &corev1.Service{}
 	if err := c.client.Get(ctx, req.NamespacedName, svc); apierrors.IsNotFound(err) {
 		return reconcile.Result{}, c.releaseGone(ctx, req.NamespacedName)
@@ -38,6 +41,7 @@ func (c *Controller) reconcileService(ctx context.Context, req reconcile.Request
 	if lifted {
 		c.wake()
 	}
+	var result reconcile.Result
 	var err error
 	switch {
 	case !served:
@@ -47,14 +51,14 @@ func (c *Controller) reconcileService(ctx context.Context, req reconcile.Request
 		c.ledger.setWaiting(req.NamespacedName, false)
 		err = c.leaveAlone(ctx, svc)
 	default:
-		err = c.serve(ctx, svc)
+		result.RequeueAfter, err = c.serve(ctx, svc)
 	}
 	if apierrors.IsConflict(err) || apierrors.IsNotFound(err) {
 		// The Service has changed since the cache saw it, and the event that
 		// says so comes back here.
 		return reconcile.Result{}, nil
 	}
-	return reconcile.Result{}, err
+	return result, err
 }
 
 // allocatedByUs reports whether the Service's own status says that its
@@ -74,8 +78,14 @@ func foreignAddresses(svc *corev1.Service, held []netip.Addr, served bool) []net
 	return slices.DeleteFunc(addrs, func(a netip.Addr) bool { return slices.Contains(held, a) })
 }
 
-// serve gives the Service its addresses and shows them.
-func (c *Controller) serve(ctx context.Context, svc *corev1.Service) error {
+// claimPatience is how long a new address may go unshown while its owner has
+// not claimed it. Mostly it has within a few milliseconds, and then the
+// address answers by the time it is seen, and one write tells both.
+const claimPatience = 300 * time.Millisecond
+
+// serve gives the Service its addresses and shows them. It returns after what
+// time to come back, zero for not without a reason.
+func (c *Controller) serve(ctx context.Context, svc *corev1.Service) (time.Duration, error) {
 	name := client.ObjectKeyFromObject(svc)
 	var adopt []netip.Addr
 	if allocatedByUs(svc) {
@@ -83,23 +93,30 @@ func (c *Controller) serve(ctx context.Context, svc *corev1.Service) error {
 	}
 	a, err := c.Allocate(ctx, svc, adopt)
 	if err != nil {
-		return fmt.Errorf("allocate: %w", err)
+		return 0, fmt.Errorf("allocate: %w", err)
 	}
 	c.ledger.setWaiting(name, len(a.Refusals) > 0)
-	if len(a.Surplus) > 0 && !sameShown(svc, a.Addresses) {
-		// Two controllers may each have bound an address before either saw
-		// the other's; the API server knows which one the status shows.
-		if err := c.confirm(ctx, svc); err != nil {
-			return err
+	if !sameShown(svc, a.Addresses) {
+		if slices.ContainsFunc(a.Addresses, c.awaitsClaim) {
+			if left := c.ledger.sinceBound(name, a.Addresses, c.now()).Add(claimPatience).Sub(c.now()); left > 0 {
+				return left, nil
+			}
+		}
+		if len(a.Surplus) > 0 {
+			// Two controllers may each have bound an address before either
+			// saw the other's; the API server knows which one is shown.
+			if err := c.confirm(ctx, svc); err != nil {
+				return 0, err
+			}
 		}
 	}
 	updated := svc.DeepCopy()
 	setStatus(updated, a, len(a.Surplus) > 0 || len(adopt) > 0, c.claimed, metav1.NewTime(c.now()))
 	if err := c.patchService(ctx, svc, updated); err != nil {
-		return err
+		return 0, err
 	}
 	c.tell(svc, updated)
-	return c.releaseAll(ctx, name, a.Surplus)
+	return 0, c.releaseAll(ctx, name, a.Surplus)
 }
 
 // leaveAlone says that the Service shows an address that is not ours.
@@ -186,7 +203,7 @@ func (c *Controller) patchService(ctx context.Context, svc, updated *corev1.Serv
 		return nil
 	}
 	written := updated.DeepCopy()
-	patch := client.StrategicMergeFrom(svc, client.MergeFromWithOptimisticLock{})
+	patch := client.MergeFromWithOptions(svc, client.MergeFromWithOptimisticLock{})
 	if err := c.client.Status().Patch(ctx, written, patch); err != nil {
 		return fmt.Errorf("patch status: %w", err)
 	}
@@ -205,13 +222,20 @@ func (c *Controller) tell(before, after *corev1.Service) {
 	if is.Status != metav1.ConditionTrue {
 		kind = corev1.EventTypeWarning
 	}
-	c.recorder.Eventf(after, nil, kind, is.Reason, "Allocate", "%s", is.Message)
+	c.teller.tell(after, kind, is.Reason, is.Message)
 }
 
 // claimed reports whether a node has claimed the address.
 func (c *Controller) claimed(addr netip.Addr) bool {
 	obj := c.ledger.object(addr)
 	return obj != nil && obj.Status.L2 != nil
+}
+
+// awaitsClaim reports whether a node is proposed for the address that has not
+// claimed it yet.
+func (c *Controller) awaitsClaim(addr netip.Addr) bool {
+	obj := c.ledger.object(addr)
+	return obj != nil && obj.Status.L2 == nil && obj.Spec.Owner != ""
 }
 
 func sameShown(svc *corev1.Service, addrs []netip.Addr) bool {
