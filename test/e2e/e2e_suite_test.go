@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"slices"
 	"testing"
 	"time"
 
@@ -77,6 +78,9 @@ type site struct {
 	product *cluster.Product
 }
 
+// sites are the labs that run, the newest last.
+var sites []*site
+
 // startSite starts a lab, which ends with the node of the spec tree that calls this, and installs Fairlead with values set.
 func startSite(ctx context.Context, cfg cluster.Config, set ...string) *site {
 	GinkgoHelper()
@@ -89,7 +93,11 @@ func startSite(ctx context.Context, cfg cluster.Config, set ...string) *site {
 	started, err := cluster.Start(ctx, cfg)
 	Expect(err).NotTo(HaveOccurred())
 	DeferCleanup(started.Close)
+	s := &site{Lab: started}
+	sites = append(sites, s)
+	DeferCleanup(func() { sites = slices.DeleteFunc(sites, func(o *site) bool { return o == s }) })
 	product, err := started.Install(ctx, cluster.InstallOptions{BinDir: binDir, Set: set})
 	Expect(err).NotTo(HaveOccurred())
-	return &site{Lab: started, product: product}
+	s.product = product
+	return s
 }

@@ -147,8 +147,8 @@ var _ = JustAfterEach(func(ctx SpecContext) {
 	if current != nil && api != nil {
 		AddReportEntry("the scene", current.describe(ctx), ReportEntryVisibilityFailureOrVerbose)
 	}
-	if lab != nil {
-		AddReportEntry("the programs", lab.tails(40), ReportEntryVisibilityFailureOrVerbose)
+	if len(sites) > 0 {
+		AddReportEntry("the programs", sites[len(sites)-1].tails(40), ReportEntryVisibilityFailureOrVerbose)
 	}
 })
 
@@ -188,7 +188,10 @@ func (s *scene) describe(ctx context.Context) string {
 // tails are the last lines of what the product's programs said.
 func (s *site) tails(lines int) string {
 	var b strings.Builder
-	names := []string{}
+	if s.product == nil {
+		return "" // their installation has told why it failed
+	}
+	var names []string
 	for _, p := range s.product.Controllers {
 		names = append(names, p.Name)
 	}
