@@ -45,6 +45,11 @@ const maxDecisions = 16
 // again later.
 var errContended = errors.New("other writers kept taking the chosen addresses")
 
+// errUnseen is returned when a Service shares its address with one that
+// another controller has put there and this one has yet to see. It is seen in
+// a moment, or was deleted and is released.
+var errUnseen = errors.New("a Service on the same address has not been seen yet")
+
 // Allocate binds to svc the addresses that it asks for and does not hold yet,
 // and keeps those that it holds. It writes LoadBalancerIPs, never the Service,
 // and never releases: a caller shows the addresses first. A refusal is an
@@ -58,7 +63,16 @@ func (c *Controller) Allocate(ctx context.Context, svc *corev1.Service, adopt []
 	want.request.Pools = c.pools.admitting(svc, c.namespaceLabels(ctx, svc.Namespace))
 	visible, _ := shown(svc)
 	for range maxDecisions {
+		if c.ledger.heldByNamesake(svc) {
+			// It may be the other that is the living one.
+			if err := c.confirm(ctx, svc); err != nil {
+				return Allocation{}, err
+			}
+		}
 		d := c.decide(ctx, svc, want, visible, adopt)
+		if d.unseen {
+			return Allocation{}, errUnseen
+		}
 		if d.busy != nil {
 			select {
 			case <-d.busy:
@@ -90,6 +104,9 @@ type decision struct {
 	Allocation
 	writes []*write
 	busy   <-chan struct{}
+	// unseen says that nothing can be decided before the ledger has seen all
+	// Services on an address that this one holds.
+	unseen bool
 }
 
 // decide chooses under the ledger's lock and enters the choice as intended.
@@ -102,6 +119,9 @@ func (c *Controller) decide(ctx context.Context, svc *corev1.Service, want contr
 	for _, addr := range held {
 		if w := l.intended[addr]; w != nil {
 			return decision{busy: w.done}
+		}
+		if !c.mayStayLocked(want.request, addr) && l.unseenLocked(addr) {
+			return decision{unseen: true}
 		}
 	}
 	d := c.chooseLocked(want, held, visible, adopt)
@@ -191,20 +211,26 @@ func (c *Controller) keepLocked(want contract, family ipam.Family, held, visible
 			current = addr
 		}
 	}
-	if want.invalid != nil || !current.IsValid() {
+	if !current.IsValid() {
 		return current, nil
 	}
+	fallback := current
+	if !c.mayStayLocked(req, current) {
+		fallback = netip.Addr{}
+	}
+	if want.invalid != nil {
+		return fallback, nil
+	}
 	if i := slices.IndexFunc(req.Addresses, func(a netip.Addr) bool { return ipam.FamilyOf(a) == family }); i >= 0 && req.Addresses[i] != current {
+		if refusal := l.alloc.Check(req, req.Addresses[i]); refusal != nil {
+			return fallback, refusal
+		}
 		if slices.Contains(held, req.Addresses[i]) {
 			return req.Addresses[i], nil
 		}
-		if refusal := l.alloc.Check(req, req.Addresses[i]); refusal != nil {
-			return current, refusal
-		}
 		return netip.Addr{}, nil
 	}
-	if len(l.effectiveLocked(current).Spec.Services) > 1 && l.alloc.Check(req, current) != nil {
-		// Its own ports, key or policy no longer go with those of the others.
+	if !fallback.IsValid() {
 		return netip.Addr{}, nil
 	}
 	if req.PoolNamed != "" && !slices.Contains(l.alloc.PoolsContaining(current), req.PoolNamed) && l.effectiveLocked(current).Spec.Pool != req.PoolNamed {
@@ -216,6 +242,12 @@ func (c *Controller) keepLocked(want contract, family ipam.Family, held, visible
 		return netip.Addr{}, nil
 	}
 	return current, nil
+}
+
+// mayStayLocked reports whether a Service may stay on an address that it holds:
+// its ports, key and policy still go with those of the others there.
+func (c *Controller) mayStayLocked(req ipam.Request, addr netip.Addr) bool {
+	return len(c.ledger.effectiveLocked(addr).Spec.Services) < 2 || c.ledger.alloc.Check(req, addr) == nil
 }
 
 // adoptLocked returns the address of a family that the Service's status shows
@@ -332,10 +364,12 @@ func (c *Controller) learn(ctx context.Context, addr netip.Addr, w *write) error
 }
 
 // release takes a Service off an address. The caller has made sure that the
-// Service is gone, or that its status no longer shows the address.
-func (c *Controller) release(ctx context.Context, name types.NamespacedName, addr netip.Addr) error {
+// Service is gone, or that its status no longer shows the address. A namesake
+// that was bound since, with another UID, keeps it.
+func (c *Controller) release(ctx context.Context, b holding) error {
+	addr := b.addr
 	for range maxDecisions {
-		w, remove, busy := c.decideRelease(name, addr)
+		w, remove, busy := c.decideRelease(b)
 		if busy != nil {
 			select {
 			case <-busy:
@@ -362,8 +396,8 @@ func (c *Controller) release(ctx context.Context, name types.NamespacedName, add
 	return errContended
 }
 
-func (c *Controller) decideRelease(name types.NamespacedName, addr netip.Addr) (w *write, remove bool, busy <-chan struct{}) {
-	l := c.ledger
+func (c *Controller) decideRelease(h holding) (w *write, remove bool, busy <-chan struct{}) {
+	l, name, addr := c.ledger, h.name, h.addr
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if w := l.intended[addr]; w != nil {
@@ -374,7 +408,7 @@ func (c *Controller) decideRelease(name types.NamespacedName, addr netip.Addr) (
 		return nil, false, nil
 	}
 	i := slices.IndexFunc(known.Spec.Services, func(b v1alpha1.ServiceBinding) bool {
-		return b.Namespace == name.Namespace && b.Name == name.Name
+		return b.Namespace == name.Namespace && b.Name == name.Name && b.UID == h.uid
 	})
 	if i < 0 {
 		return nil, false, nil

@@ -254,6 +254,49 @@ func (l *ledger) heldLocked(name types.NamespacedName) []netip.Addr {
 	return held
 }
 
+// holding is an address that is bound to a Service.
+type holding struct {
+	name types.NamespacedName
+	addr netip.Addr
+	uid  types.UID
+}
+
+// holdingsOf returns what is bound to a Service name among addrs, with the UIDs
+// that it is bound to.
+func (l *ledger) holdingsOf(name types.NamespacedName, addrs []netip.Addr) []holding {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var out []holding
+	for _, addr := range addrs {
+		obj := l.effectiveLocked(addr)
+		if obj == nil {
+			continue
+		}
+		for _, b := range obj.Spec.Services {
+			if b.Namespace == name.Namespace && b.Name == name.Name {
+				out = append(out, holding{name, addr, b.UID})
+			}
+		}
+	}
+	return out
+}
+
+// heldByNamesake reports whether an address is bound to a Service of the same
+// name and another UID.
+func (l *ledger) heldByNamesake(svc *corev1.Service) bool {
+	name := types.NamespacedName{Namespace: svc.Namespace, Name: svc.Name}
+	return slices.ContainsFunc(l.holdingsOf(name, l.held(name)), func(h holding) bool { return h.uid != svc.UID })
+}
+
+// unseenLocked reports whether a Service is on the address that describe has
+// not been told of.
+func (l *ledger) unseenLocked(addr netip.Addr) bool {
+	return slices.ContainsFunc(l.effectiveLocked(addr).Spec.Services, func(b v1alpha1.ServiceBinding) bool {
+		s := l.services[types.NamespacedName{Namespace: b.Namespace, Name: b.Name}]
+		return s == nil || s.uid != b.UID
+	})
+}
+
 func (l *ledger) held(name types.NamespacedName) []netip.Addr {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -280,7 +323,8 @@ func (l *ledger) describe(svc *corev1.Service, foreign []netip.Addr) (current, l
 		l.dropForeignLocked(s)
 		s = nil
 	}
-	if s == nil {
+	first := s == nil
+	if first {
 		s = &service{uid: svc.UID}
 		l.services[name] = s
 	}
@@ -288,7 +332,7 @@ func (l *ledger) describe(svc *corev1.Service, foreign []netip.Addr) (current, l
 		return false, false
 	}
 	holder := ipam.Holder{Backend: backendOf(svc), SharingNamespaces: splitList(svc.Annotations[v1alpha1.AnnotationSharingNamespaces])}
-	changed := holder.Backend != s.holder.Backend || !slices.Equal(holder.SharingNamespaces, s.holder.SharingNamespaces)
+	changed := first || holder.Backend != s.holder.Backend || !slices.Equal(holder.SharingNamespaces, s.holder.SharingNamespaces)
 	s.holder = holder
 	for addr := range l.holdings[name] {
 		if obj := l.effectiveLocked(addr); changed && obj.Spec.SharingKey != "" {

@@ -4,6 +4,7 @@ package controller
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -53,6 +54,9 @@ func (c *Controller) reconcileService(ctx context.Context, req reconcile.Request
 	default:
 		result.RequeueAfter, err = c.serve(ctx, svc)
 	}
+	if errors.Is(err, errUnseen) {
+		return reconcile.Result{RequeueAfter: unseenPatience}, nil
+	}
 	if apierrors.IsConflict(err) || apierrors.IsNotFound(err) {
 		// The Service has changed since the cache saw it, and the event that
 		// says so comes back here.
@@ -62,10 +66,11 @@ func (c *Controller) reconcileService(ctx context.Context, req reconcile.Request
 }
 
 // allocatedByUs reports whether the Service's own status says that its
-// addresses are ours.
+// addresses are ours. One that asks for another address and can't have it is
+// not Allocated, and keeps what it has.
 func allocatedByUs(svc *corev1.Service) bool {
-	cond := condition(svc, v1alpha1.ServiceAllocated)
-	return cond.Status == metav1.ConditionTrue
+	reason := condition(svc, v1alpha1.ServiceAnnounced).Reason
+	return reason != "" && reason != ReasonNotAllocated
 }
 
 // foreignAddresses returns the addresses that the Service shows and that are
@@ -77,6 +82,10 @@ func foreignAddresses(svc *corev1.Service, held []netip.Addr, served bool) []net
 	addrs, _ := shown(svc)
 	return slices.DeleteFunc(addrs, func(a netip.Addr) bool { return slices.Contains(held, a) })
 }
+
+// unseenPatience is the time in which another controller's doing comes to be
+// seen here, too.
+const unseenPatience = 50 * time.Millisecond
 
 // claimPatience is how long a new address may go unshown while its owner has
 // not claimed it. Mostly it has within a few milliseconds, and then the
@@ -112,11 +121,17 @@ func (c *Controller) serve(ctx context.Context, svc *corev1.Service) (time.Durat
 	}
 	updated := svc.DeepCopy()
 	setStatus(updated, a, len(a.Surplus) > 0 || len(adopt) > 0, c.claimed, metav1.NewTime(c.now()))
+	surplus := c.ledger.holdingsOf(name, a.Surplus)
+	if len(surplus) > 0 && equality.Semantic.DeepEqual(svc, updated) {
+		// Another controller may have bound it and be about to show it, and
+		// svc may be out of date. A write finds out either.
+		setGivingUp(updated, a.Surplus, metav1.NewTime(c.now()))
+	}
 	if err := c.patchService(ctx, svc, updated); err != nil {
 		return 0, err
 	}
 	c.tell(svc, updated)
-	return 0, c.releaseAll(ctx, name, a.Surplus)
+	return 0, c.releaseAll(ctx, surplus)
 }
 
 // leaveAlone says that the Service shows an address that is not ours.
@@ -145,6 +160,7 @@ func (c *Controller) relinquish(ctx context.Context, svc *corev1.Service, held [
 	if len(held) == 0 && condition(svc, v1alpha1.ServiceAllocated).Type == "" {
 		return nil
 	}
+	holdings := c.ledger.holdingsOf(client.ObjectKeyFromObject(svc), held)
 	updated := svc.DeepCopy()
 	clearStatus(updated, held, len(held) > 0 || allocatedByUs(svc))
 	if equality.Semantic.DeepEqual(svc, updated) {
@@ -154,14 +170,14 @@ func (c *Controller) relinquish(ctx context.Context, svc *corev1.Service, held [
 	} else if err := c.patchService(ctx, svc, updated); err != nil {
 		return err
 	}
-	return c.releaseAll(ctx, client.ObjectKeyFromObject(svc), held)
+	return c.releaseAll(ctx, holdings)
 }
 
 // releaseGone releases what a Service held that the cache no longer has. The
 // cache may be behind, and another controller ahead of it: the API server is
 // asked before anything goes.
 func (c *Controller) releaseGone(ctx context.Context, name types.NamespacedName) error {
-	held := c.ledger.held(name)
+	held := c.ledger.holdingsOf(name, c.ledger.held(name))
 	if len(held) == 0 {
 		c.ledger.forgetService(name)
 		return nil
@@ -171,13 +187,13 @@ func (c *Controller) releaseGone(ctx context.Context, name types.NamespacedName)
 		return err // if it is there, its event will come
 	}
 	c.ledger.forgetService(name)
-	return c.releaseAll(ctx, name, held)
+	return c.releaseAll(ctx, held)
 }
 
-func (c *Controller) releaseAll(ctx context.Context, name types.NamespacedName, addrs []netip.Addr) error {
-	for _, addr := range addrs {
-		if err := c.release(ctx, name, addr); err != nil {
-			return fmt.Errorf("release %s: %w", addr, err)
+func (c *Controller) releaseAll(ctx context.Context, holdings []holding) error {
+	for _, h := range holdings {
+		if err := c.release(ctx, h); err != nil {
+			return fmt.Errorf("release %s: %w", h.addr, err)
 		}
 	}
 	return nil

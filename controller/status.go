@@ -153,3 +153,15 @@ func announcedCondition(addrs []netip.Addr, claimed func(netip.Addr) bool) metav
 	cond.Message = strings.Join(texts, " and ") + " announced on layer 2"
 	return cond
 }
+
+// setGivingUp says that addresses which the Service holds and does not show
+// are about to be released. It stands until the next reconcile.
+func setGivingUp(svc *corev1.Service, addrs []netip.Addr, now metav1.Time) {
+	cond := condition(svc, v1alpha1.ServiceAnnounced)
+	var texts []string
+	for _, a := range addrs {
+		texts = append(texts, a.String())
+	}
+	cond.Message += "; " + strings.Join(texts, " and ") + " is held and not needed, and given up"
+	setCondition(svc, cond, now)
+}
