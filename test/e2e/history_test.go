@@ -120,6 +120,7 @@ type findings struct {
 	// Longest times for what may be for a moment.
 	twoAddresses time.Duration // a Service holds two addresses of a family
 	orphaned     time.Duration // an address is bound to a Service that is gone
+	unbound      time.Duration // a Service shows an address that is not bound to it
 	changes      int
 	bound        int // bindings ever made
 	shared       int // of them, to an address that had a holder
@@ -136,20 +137,19 @@ func (f *findings) violation(format string, args ...any) {
 type world struct {
 	services map[types.UID]*corev1.Service
 	ips      map[string]*v1alpha1.LoadBalancerIP
-	// since says when a Service came to hold two addresses of a family, or an address to be bound to one that is gone.
-	twoSince      map[string]time.Time
-	orphanedSince map[string]time.Time
+	// since when there has been what findings measures.
+	twoSince, orphanedSince, unboundSince map[string]time.Time
 }
 
 // check plays a history and tells what is wrong with it.
 //
-// At every single write: the holders of an address may share it; its name is its own; and what a Service shows is bound to
-// it. What takes the controllers a moment, it measures.
+// After every single write the holders of an address must be ones that may share it, its name its own, and nobody may show
+// an address that another one holds and shows. What takes the controllers a moment, it measures.
 func check(changes []change, pool netip.Prefix) findings {
 	f := findings{changes: len(changes)}
 	w := &world{
 		services: map[types.UID]*corev1.Service{}, ips: map[string]*v1alpha1.LoadBalancerIP{},
-		twoSince: map[string]time.Time{}, orphanedSince: map[string]time.Time{},
+		twoSince: map[string]time.Time{}, orphanedSince: map[string]time.Time{}, unboundSince: map[string]time.Time{},
 	}
 	for _, c := range changes {
 		switch {
@@ -157,7 +157,6 @@ func check(changes []change, pool netip.Prefix) findings {
 			delete(w.services, c.service.UID)
 		case c.service != nil:
 			w.services[c.service.UID] = c.service
-			f.checkShown(c.version, c.service, w.ips)
 		case c.deleted:
 			if len(c.ip.Spec.Services) > 0 {
 				f.violation("%d: %s is deleted while %s holds it", c.version, c.ip.Name, c.ip.Spec.Holder)
@@ -166,19 +165,8 @@ func check(changes []change, pool netip.Prefix) findings {
 		default:
 			f.checkIP(c.version, c.ip, w.ips[c.ip.Name], pool)
 			w.ips[c.ip.Name] = c.ip
-			for _, b := range c.ip.Spec.Services {
-				if svc := w.services[b.UID]; svc != nil {
-					f.checkShown(c.version, svc, w.ips)
-				}
-			}
-			// A Service that lost the address must not show it any more.
-			for _, svc := range w.services {
-				if slices.Contains(shown(svc), c.ip.Spec.Address) {
-					f.checkShown(c.version, svc, w.ips)
-				}
-			}
 		}
-		f.measure(c.seen, w)
+		f.measure(c.version, c.seen, w)
 	}
 	return f
 }
@@ -223,18 +211,8 @@ func (f *findings) checkIP(version uint64, ip, before *v1alpha1.LoadBalancerIP, 
 	}
 }
 
-// checkShown fails a Service that shows an address which is not bound to it.
-func (f *findings) checkShown(version uint64, svc *corev1.Service, ips map[string]*v1alpha1.LoadBalancerIP) {
-	for _, text := range shown(svc) {
-		ip := ips[ipam.ObjectName(netip.MustParseAddr(text))]
-		if ip == nil || !slices.Contains(holders(ip), string(svc.UID)) {
-			f.violation("%d: Service %s shows %s, which is not bound to it", version, svc.Name, text)
-		}
-	}
-}
-
 // measure keeps how long a state lasts that may be for a moment.
-func (f *findings) measure(now time.Time, w *world) {
+func (f *findings) measure(version uint64, now time.Time, w *world) {
 	held := map[string]int{}
 	orphans := map[string]bool{}
 	for _, ip := range w.ips {
@@ -249,6 +227,30 @@ func (f *findings) measure(now time.Time, w *world) {
 			}
 		}
 	}
+	unbound := map[string]bool{}
+	showing := map[string][]*corev1.Service{}
+	for _, svc := range w.services {
+		for _, text := range shown(svc) {
+			showing[text] = append(showing[text], svc)
+		}
+	}
+	for text, services := range showing {
+		var bound []string
+		if ip := w.ips[ipam.ObjectName(netip.MustParseAddr(text))]; ip != nil {
+			bound = holders(ip)
+		}
+		isBound := func(svc *corev1.Service) bool { return slices.Contains(bound, string(svc.UID)) }
+		for _, svc := range services {
+			if isBound(svc) {
+				continue
+			}
+			unbound[text+string(svc.UID)] = true
+			if i := slices.IndexFunc(services, isBound); i >= 0 {
+				f.violation("%d: Service %s shows %s, which %s holds and shows", version, svc.Name, text, services[i].Name)
+			}
+		}
+	}
+	f.unbound = max(f.unbound, lasting(now, w.unboundSince, unbound))
 	maps.DeleteFunc(held, func(_ string, n int) bool { return n < 2 })
 	f.twoAddresses = max(f.twoAddresses, lasting(now, w.twoSince, held))
 	f.orphaned = max(f.orphaned, lasting(now, w.orphanedSince, orphans))

@@ -95,11 +95,14 @@ var _ = Describe("Two controllers without leader election", onLab, Ordered, func
 		f := check(changes, prefix)
 		AddReportEntry("what the history shows", fmt.Sprintf(
 			"%d changes; %d bindings, %d of them to a shared address and %d of a rested one; "+
-				"longest that a Service held two addresses %s, that an address outlived its Service %s",
-			f.changes, f.bound, f.shared, f.reused, f.twoAddresses.Round(time.Millisecond), f.orphaned.Round(time.Millisecond)), ReportEntryVisibilityAlways)
+				"longest that a Service held two addresses %s, "+
+				"that an address outlived its Service %s, that a Service showed one it did not hold %s",
+			f.changes, f.bound, f.shared, f.reused,
+			f.twoAddresses.Round(time.Millisecond), f.orphaned.Round(time.Millisecond), f.unbound.Round(time.Millisecond)), ReportEntryVisibilityAlways)
 		Expect(f.violations).To(BeEmpty())
 		Expect(f.twoAddresses).To(BeNumerically("<", 2*time.Second))
 		Expect(f.orphaned).To(BeNumerically("<", 2*time.Second))
+		Expect(f.unbound).To(BeNumerically("<", 2*time.Second))
 		// Otherwise nothing was put to the test.
 		Expect(f.bound).To(BeNumerically(">", services))
 		Expect(f.shared).To(BeNumerically(">", services/10))
