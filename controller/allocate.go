@@ -45,10 +45,10 @@ const maxDecisions = 16
 // again later.
 var errContended = errors.New("other writers kept taking the chosen addresses")
 
-// errUnseen is returned when a Service shares its address with one that
-// another controller has put there and this one has yet to see. It is seen in
-// a moment, or was deleted and is released.
-var errUnseen = errors.New("a Service on the same address has not been seen yet")
+// errBehind is returned when another controller has done what this one has yet
+// to see: put a Service on the same address, or taken this one off it. The
+// Service is tried again in a moment.
+var errBehind = errors.New("the API server is ahead of what has been seen")
 
 // Allocate binds to svc the addresses that it asks for and does not hold yet,
 // and keeps those that it holds. It writes LoadBalancerIPs, never the Service,
@@ -71,7 +71,7 @@ func (c *Controller) Allocate(ctx context.Context, svc *corev1.Service, adopt []
 		}
 		d := c.decide(ctx, svc, want, visible, adopt)
 		if d.unseen {
-			return Allocation{}, errUnseen
+			return Allocation{}, errBehind
 		}
 		if d.busy != nil {
 			select {
@@ -92,6 +92,9 @@ func (c *Controller) Allocate(ctx context.Context, svc *corev1.Service, adopt []
 			return Allocation{}, err
 		}
 		if !lost {
+			for _, w := range d.writes {
+				c.ledger.boundByUs(svc, netip.MustParseAddr(w.object.Spec.Address), c.now())
+			}
 			return d.Allocation, nil
 		}
 	}

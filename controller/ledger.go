@@ -52,6 +52,8 @@ type service struct {
 	// LoadBalancerIP.
 	holder  ipam.Holder
 	foreign []netip.Addr
+	// bindings says when this controller itself bound an address to it.
+	bindings map[netip.Addr]time.Time
 	// bound are the addresses that were last bound to it, and since when.
 	bound []netip.Addr
 	since time.Time
@@ -286,6 +288,32 @@ func (l *ledger) holdingsOf(name types.NamespacedName, addrs []netip.Addr) []hol
 func (l *ledger) heldByNamesake(svc *corev1.Service) bool {
 	name := types.NamespacedName{Namespace: svc.Namespace, Name: svc.Name}
 	return slices.ContainsFunc(l.holdingsOf(name, l.held(name)), func(h holding) bool { return h.uid != svc.UID })
+}
+
+// boundByUs takes note that this controller has bound an address.
+func (l *ledger) boundByUs(svc *corev1.Service, addr netip.Addr, now time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if s := l.services[types.NamespacedName{Namespace: svc.Namespace, Name: svc.Name}]; s != nil && s.uid == svc.UID {
+		if s.bindings == nil {
+			s.bindings = map[netip.Addr]time.Time{}
+		}
+		maps.DeleteFunc(s.bindings, func(_ netip.Addr, at time.Time) bool { return now.Sub(at) >= 2*claimPatience })
+		s.bindings[addr] = now
+	}
+}
+
+// boundJustNow reports whether this controller has bound an address itself, so
+// lately that nobody can have taken it away without this being seen.
+func (l *ledger) boundJustNow(svc *corev1.Service, addr netip.Addr, now time.Time) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	s := l.services[types.NamespacedName{Namespace: svc.Namespace, Name: svc.Name}]
+	if s == nil || s.uid != svc.UID {
+		return false
+	}
+	at, ok := s.bindings[addr]
+	return ok && now.Sub(at) < 2*claimPatience
 }
 
 // unseenLocked reports whether a Service is on the address that describe has

@@ -54,8 +54,8 @@ func (c *Controller) reconcileService(ctx context.Context, req reconcile.Request
 	default:
 		result.RequeueAfter, err = c.serve(ctx, svc)
 	}
-	if errors.Is(err, errUnseen) {
-		return reconcile.Result{RequeueAfter: unseenPatience}, nil
+	if errors.Is(err, errBehind) {
+		return reconcile.Result{RequeueAfter: behindPatience}, nil
 	}
 	if apierrors.IsConflict(err) || apierrors.IsNotFound(err) {
 		// The Service has changed since the cache saw it, and the event that
@@ -83,9 +83,9 @@ func foreignAddresses(svc *corev1.Service, held []netip.Addr, served bool) []net
 	return slices.DeleteFunc(addrs, func(a netip.Addr) bool { return slices.Contains(held, a) })
 }
 
-// unseenPatience is the time in which another controller's doing comes to be
+// behindPatience is the time in which another controller's doing comes to be
 // seen here, too.
-const unseenPatience = 50 * time.Millisecond
+const behindPatience = 50 * time.Millisecond
 
 // claimPatience is how long a new address may go unshown while its owner has
 // not claimed it. Mostly it has within a few milliseconds, and then the
@@ -117,6 +117,9 @@ func (c *Controller) serve(ctx context.Context, svc *corev1.Service) (time.Durat
 			if err := c.confirm(ctx, svc); err != nil {
 				return 0, err
 			}
+		}
+		if err := c.verify(ctx, svc, a.Addresses); err != nil {
+			return 0, err
 		}
 	}
 	updated := svc.DeepCopy()
@@ -208,6 +211,27 @@ func (c *Controller) confirm(ctx context.Context, svc *corev1.Service) error {
 	}
 	if current.ResourceVersion != svc.ResourceVersion {
 		return apierrors.NewConflict(corev1.Resource("services"), svc.Name, fmt.Errorf("read %s, now %s", svc.ResourceVersion, current.ResourceVersion))
+	}
+	return nil
+}
+
+// verify returns errBehind unless every address that the Service is to show and
+// doesn't is bound to it in the API server. One that this controller has just
+// bound is.
+func (c *Controller) verify(ctx context.Context, svc *corev1.Service, addrs []netip.Addr) error {
+	visible, _ := shown(svc)
+	for _, addr := range addrs {
+		if slices.Contains(visible, addr) || c.ledger.boundJustNow(svc, addr, c.now()) {
+			continue
+		}
+		obj := &v1alpha1.LoadBalancerIP{}
+		err := c.live.Get(ctx, client.ObjectKey{Name: ipam.ObjectName(addr)}, obj)
+		if client.IgnoreNotFound(err) != nil {
+			return fmt.Errorf("read LoadBalancerIP of %s: %w", addr, err)
+		}
+		if !slices.ContainsFunc(obj.Spec.Services, func(b v1alpha1.ServiceBinding) bool { return b.UID == svc.UID }) {
+			return errBehind
+		}
 	}
 	return nil
 }
