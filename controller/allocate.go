@@ -118,12 +118,13 @@ func (c *Controller) decide(ctx context.Context, svc *corev1.Service, want contr
 	l.mu.Lock()
 	defer l.mu.Unlock()
 
-	held := l.heldLocked(types.NamespacedName{Namespace: svc.Namespace, Name: svc.Name})
+	name := types.NamespacedName{Namespace: svc.Namespace, Name: svc.Name}
+	held := l.heldLocked(name)
 	for _, addr := range held {
 		if w := l.intended[addr]; w != nil {
 			return decision{busy: w.done}
 		}
-		if !c.mayStayLocked(want.request, addr) && l.unseenLocked(addr) {
+		if !c.mayStayLocked(want.request, addr) && l.unseenLocked(addr, name) {
 			return decision{unseen: true}
 		}
 	}
@@ -210,30 +211,21 @@ func (c *Controller) keepLocked(want contract, family ipam.Family, held, visible
 	for _, addr := range held {
 		// What the status shows is what clients use; else the oldest, which
 		// comes first.
-		if ipam.FamilyOf(addr) == family && (!current.IsValid() || slices.Contains(visible, addr) && !slices.Contains(visible, current)) {
+		if ipam.FamilyOf(addr) == family && c.mayStayLocked(req, addr) &&
+			(!current.IsValid() || slices.Contains(visible, addr) && !slices.Contains(visible, current)) {
 			current = addr
 		}
 	}
-	if !current.IsValid() {
+	if want.invalid != nil || !current.IsValid() {
 		return current, nil
-	}
-	fallback := current
-	if !c.mayStayLocked(req, current) {
-		fallback = netip.Addr{}
-	}
-	if want.invalid != nil {
-		return fallback, nil
 	}
 	if i := slices.IndexFunc(req.Addresses, func(a netip.Addr) bool { return ipam.FamilyOf(a) == family }); i >= 0 && req.Addresses[i] != current {
 		if refusal := l.alloc.Check(req, req.Addresses[i]); refusal != nil {
-			return fallback, refusal
+			return current, refusal
 		}
 		if slices.Contains(held, req.Addresses[i]) {
 			return req.Addresses[i], nil
 		}
-		return netip.Addr{}, nil
-	}
-	if !fallback.IsValid() {
 		return netip.Addr{}, nil
 	}
 	if req.PoolNamed != "" && !slices.Contains(l.alloc.PoolsContaining(current), req.PoolNamed) && l.effectiveLocked(current).Spec.Pool != req.PoolNamed {

@@ -316,12 +316,13 @@ func (l *ledger) boundJustNow(svc *corev1.Service, addr netip.Addr, now time.Tim
 	return ok && now.Sub(at) < 2*claimPatience
 }
 
-// unseenLocked reports whether a Service is on the address that describe has
-// not been told of.
-func (l *ledger) unseenLocked(addr netip.Addr) bool {
+// unseenLocked reports whether a Service other than the one named is on the
+// address that describe has not been told of.
+func (l *ledger) unseenLocked(addr netip.Addr, but types.NamespacedName) bool {
 	return slices.ContainsFunc(l.effectiveLocked(addr).Spec.Services, func(b v1alpha1.ServiceBinding) bool {
-		s := l.services[types.NamespacedName{Namespace: b.Namespace, Name: b.Name}]
-		return s == nil || s.uid != b.UID
+		name := types.NamespacedName{Namespace: b.Namespace, Name: b.Name}
+		s := l.services[name]
+		return name != but && (s == nil || s.uid != b.UID)
 	})
 }
 
