@@ -144,7 +144,7 @@ type world struct {
 // check plays a history and tells what is wrong with it.
 //
 // After every single write the holders of an address must be ones that may share it, its name its own, and nobody may show
-// an address that another one holds and shows. What takes the controllers a moment, it measures.
+// an address that another holds and shows with whom it can't be shared. What takes the controllers a moment, it measures.
 func check(changes []change, pool netip.Prefix) findings {
 	f := findings{changes: len(changes)}
 	w := &world{
@@ -245,8 +245,10 @@ func (f *findings) measure(version uint64, now time.Time, w *world) {
 				continue
 			}
 			unbound[text+string(svc.UID)] = true
-			if i := slices.IndexFunc(services, isBound); i >= 0 {
-				f.violation("%d: Service %s shows %s, which %s holds and shows", version, svc.Name, text, services[i].Name)
+			for _, other := range services {
+				if isBound(other) && !mayShare(svc, other) {
+					f.violation("%d: Service %s shows %s, which %s holds and shows", version, svc.Name, text, other.Name)
+				}
 			}
 		}
 	}
@@ -254,6 +256,17 @@ func (f *findings) measure(version uint64, now time.Time, w *world) {
 	maps.DeleteFunc(held, func(_ string, n int) bool { return n < 2 })
 	f.twoAddresses = max(f.twoAddresses, lasting(now, w.twoSince, held))
 	f.orphaned = max(f.orphaned, lasting(now, w.orphanedSince, orphans))
+}
+
+// mayShare says whether two Services of one namespace may be on one address as they are now.
+func mayShare(a, b *corev1.Service) bool {
+	key := a.Annotations[v1alpha1.AnnotationSharingKey]
+	if key == "" || key != b.Annotations[v1alpha1.AnnotationSharingKey] {
+		return false
+	}
+	return !slices.ContainsFunc(a.Spec.Ports, func(p corev1.ServicePort) bool {
+		return slices.ContainsFunc(b.Spec.Ports, func(q corev1.ServicePort) bool { return p.Protocol == q.Protocol && p.Port == q.Port })
+	})
 }
 
 // lasting notes what is now, and returns how long the longest of what was noted has been.
