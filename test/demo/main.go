@@ -138,6 +138,19 @@ spec:
 }
 
 func (d *demo) show(ctx context.Context) error {
+	// The counts of a pool are written once a second.
+	if err := d.await(ctx, "the pool to count the address", func(ctx context.Context) error {
+		pool := &v1alpha1.LoadBalancerIPPool{}
+		if err := d.lab.API.Get(ctx, client.ObjectKey{Name: "lan"}, pool); err != nil {
+			return err
+		}
+		if pool.Status.IPv4 == nil || pool.Status.IPv4.Allocated != "1" {
+			return fmt.Errorf("status: %+v", pool.Status)
+		}
+		return nil
+	}); err != nil {
+		return err
+	}
 	out, err := d.lab.Kubectl(ctx, "get", "svc,lbip,lbpool")
 	fmt.Print(out)
 	return err
