@@ -62,6 +62,9 @@ func (c *Controller) Allocate(ctx context.Context, svc *corev1.Service, adopt []
 	want := readContract(svc)
 	want.request.Pools = c.pools.admitting(svc, c.namespaceLabels(ctx, svc.Namespace))
 	visible, _ := shown(svc)
+	if err := c.learnShown(ctx, svc, adopt); err != nil {
+		return Allocation{}, err
+	}
 	for range maxDecisions {
 		if c.ledger.heldByNamesake(svc) {
 			// It may be the other that is the living one.
@@ -99,6 +102,28 @@ func (c *Controller) Allocate(ctx context.Context, svc *corev1.Service, adopt []
 		}
 	}
 	return Allocation{}, errContended
+}
+
+// learnShown asks the API server for what the Service shows as ours and is not
+// bound to it here. Mostly somebody deleted the object; but another controller
+// may have bound it, and shown it, before this one has seen the binding.
+func (c *Controller) learnShown(ctx context.Context, svc *corev1.Service, addrs []netip.Addr) error {
+	held := c.ledger.held(client.ObjectKeyFromObject(svc))
+	for _, addr := range addrs {
+		if slices.Contains(held, addr) {
+			continue
+		}
+		obj := &v1alpha1.LoadBalancerIP{}
+		switch err := c.live.Get(ctx, client.ObjectKey{Name: ipam.ObjectName(addr)}, obj); {
+		case err == nil:
+			if before, news := c.ledger.observe(obj); news {
+				c.spread(before, obj)
+			}
+		case !apierrors.IsNotFound(err):
+			return fmt.Errorf("read LoadBalancerIP of %s: %w", addr, err)
+		}
+	}
+	return nil
 }
 
 // decision is what Allocate will do: either writes, or to wait for another
@@ -347,10 +372,12 @@ func (c *Controller) learn(ctx context.Context, addr netip.Addr, w *write) error
 	err := c.live.Get(ctx, client.ObjectKey{Name: w.object.Name}, current)
 	switch {
 	case err == nil:
-		c.ledger.settle(addr, w, current)
+		// The watch will tell nothing new.
+		c.spread(c.ledger.settle(addr, w, current), current)
 		return nil
 	case apierrors.IsNotFound(err):
 		c.ledger.settleDeleted(addr, w, w.object.UID, false)
+		c.wake()
 		return nil
 	default:
 		c.ledger.settle(addr, w, nil)

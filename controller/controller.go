@@ -249,13 +249,7 @@ func deleted[T client.Object](obj any) T {
 func (c *Controller) addressEvents() toolscache.ResourceEventHandlerFuncs {
 	observe := func(ip *v1alpha1.LoadBalancerIP) {
 		if before, news := c.ledger.observe(ip); news {
-			if before != nil {
-				c.enqueueServices(before)
-				if freed(before, ip) {
-					c.wake()
-				}
-			}
-			c.enqueueServices(ip)
+			c.spread(before, ip)
 		}
 		c.addresses.Add(request(ip.Name))
 		c.countLater(ip.Spec.Pool)
@@ -272,6 +266,18 @@ func (c *Controller) addressEvents() toolscache.ResourceEventHandlerFuncs {
 			c.countLater(ip.Spec.Pool)
 		},
 	}
+}
+
+// spread has everybody look at their addresses whom somebody else's change of
+// one concerns. Before is nil if nothing was known of it.
+func (c *Controller) spread(before, after *v1alpha1.LoadBalancerIP) {
+	if before != nil {
+		c.enqueueServices(before)
+		if freed(before, after) {
+			c.wake()
+		}
+	}
+	c.enqueueServices(after)
 }
 
 func (c *Controller) poolEvents() toolscache.ResourceEventHandlerFuncs {
