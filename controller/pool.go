@@ -48,12 +48,15 @@ type pool struct {
 	reuseAfter time.Duration
 	// ready is the condition that says what of the spec can't be used.
 	ready metav1.Condition
+	// generation of the spec that was read.
+	generation int64
 }
 
 // readPool translates a pool. What can't be used is left out and told; a
 // selector that can't be read selects nothing.
 func readPool(obj *v1alpha1.LoadBalancerIPPool) *pool {
 	p := &pool{
+		generation: obj.Generation,
 		ipam: ipam.Pool{
 			Name:          obj.Name,
 			AutoAssign:    obj.Spec.AutoAssign == nil || *obj.Spec.AutoAssign,
@@ -195,7 +198,7 @@ func (c *Controller) reconcilePoolStatus(ctx context.Context, req reconcile.Requ
 		return reconcile.Result{}, client.IgnoreNotFound(err)
 	}
 	p := c.pools.get(obj.Name)
-	if p == nil {
+	if p == nil || p.generation != obj.Generation {
 		return reconcile.Result{}, nil // it is read in a moment, and then comes back
 	}
 	c.ledger.mu.Lock()
