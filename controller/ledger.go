@@ -52,11 +52,9 @@ type service struct {
 	// LoadBalancerIP.
 	holder  ipam.Holder
 	foreign []netip.Addr
-	// bindings says when this controller itself bound an address to it.
-	bindings map[netip.Addr]time.Time
-	// bound are the addresses that were last bound to it, and since when.
-	bound []netip.Addr
-	since time.Time
+	// bound says when this controller itself bound an address to it that it
+	// does not show yet.
+	bound map[netip.Addr]time.Time
 }
 
 // write is a spec on its way to the API server.
@@ -295,25 +293,22 @@ func (l *ledger) boundByUs(svc *corev1.Service, addr netip.Addr, now time.Time) 
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if s := l.services[types.NamespacedName{Namespace: svc.Namespace, Name: svc.Name}]; s != nil && s.uid == svc.UID {
-		if s.bindings == nil {
-			s.bindings = map[netip.Addr]time.Time{}
+		if s.bound == nil {
+			s.bound = map[netip.Addr]time.Time{}
 		}
-		maps.DeleteFunc(s.bindings, func(_ netip.Addr, at time.Time) bool { return now.Sub(at) >= 2*claimPatience })
-		s.bindings[addr] = now
+		s.bound[addr] = now
 	}
 }
 
-// boundJustNow reports whether this controller has bound an address itself, so
-// lately that nobody can have taken it away without this being seen.
-func (l *ledger) boundJustNow(svc *corev1.Service, addr netip.Addr, now time.Time) bool {
+// boundSince returns when this controller itself bound the address to the
+// Service, the zero time if it did not.
+func (l *ledger) boundSince(svc *corev1.Service, addr netip.Addr) time.Time {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	s := l.services[types.NamespacedName{Namespace: svc.Namespace, Name: svc.Name}]
-	if s == nil || s.uid != svc.UID {
-		return false
+	if s := l.services[types.NamespacedName{Namespace: svc.Namespace, Name: svc.Name}]; s != nil && s.uid == svc.UID {
+		return s.bound[addr]
 	}
-	at, ok := s.bindings[addr]
-	return ok && now.Sub(at) < 2*claimPatience
+	return time.Time{}
 }
 
 // unseenLocked reports whether a Service other than the one named is on the
@@ -403,23 +398,8 @@ func (l *ledger) wrote(svc *corev1.Service) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if s := l.services[types.NamespacedName{Namespace: svc.Namespace, Name: svc.Name}]; s != nil && s.uid == svc.UID {
-		s.written = svc.ResourceVersion
+		s.written, s.bound = svc.ResourceVersion, nil
 	}
-}
-
-// sinceBound returns since when the Service has exactly these addresses, as far
-// as it was asked before: now the first time.
-func (l *ledger) sinceBound(name types.NamespacedName, addrs []netip.Addr, now time.Time) time.Time {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	s := l.services[name]
-	if s == nil {
-		return now
-	}
-	if !slices.Equal(s.bound, addrs) {
-		s.bound, s.since = addrs, now
-	}
-	return s.since
 }
 
 // setWaiting says whether the Service lacks an address.

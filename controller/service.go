@@ -106,8 +106,8 @@ func (c *Controller) serve(ctx context.Context, svc *corev1.Service) (time.Durat
 	}
 	c.ledger.setWaiting(name, len(a.Refusals) > 0)
 	if !sameShown(svc, a.Addresses) {
-		if slices.ContainsFunc(a.Addresses, c.awaitsClaim) {
-			if left := c.ledger.sinceBound(name, a.Addresses, c.now()).Add(claimPatience).Sub(c.now()); left > 0 {
+		for _, addr := range a.Addresses {
+			if left := c.ledger.boundSince(svc, addr).Add(claimPatience).Sub(c.now()); left > 0 && c.awaitsClaim(addr) {
 				return left, nil
 			}
 		}
@@ -217,11 +217,11 @@ func (c *Controller) confirm(ctx context.Context, svc *corev1.Service) error {
 
 // verify returns errBehind unless every address that the Service is to show and
 // doesn't is bound to it in the API server. One that this controller has just
-// bound is.
+// bound is: nobody can have taken it away without this being seen by now.
 func (c *Controller) verify(ctx context.Context, svc *corev1.Service, addrs []netip.Addr) error {
 	visible, _ := shown(svc)
 	for _, addr := range addrs {
-		if slices.Contains(visible, addr) || c.ledger.boundJustNow(svc, addr, c.now()) {
+		if slices.Contains(visible, addr) || c.now().Sub(c.ledger.boundSince(svc, addr)) < 2*claimPatience {
 			continue
 		}
 		obj := &v1alpha1.LoadBalancerIP{}
