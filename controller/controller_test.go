@@ -342,6 +342,50 @@ func TestRestoredServiceIsBoundAnew(t *testing.T) {
 	}
 }
 
+func TestAnotherControllersBindingIsBelieved(t *testing.T) {
+	w := newWorld(t, testPool("lan", "192.0.2.0/28"), testService("first"), testService("web"))
+	w.reconcile("first", "web")
+	w.shows("web", "192.0.2.1")
+	// This one has seen the Service before any of the addresses.
+	w.c, w.writes = w.controller(), map[string]int{}
+	if err := w.c.readPools(w.ctx()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.c.readNodes(w.ctx()); err != nil {
+		t.Fatal(err)
+	}
+	w.reconcile("web")
+	w.shows("web", "192.0.2.1")
+	if len(w.writes) != 0 {
+		t.Errorf("writes %v", w.writes)
+	}
+}
+
+func TestSurplusIsReleasedAfterAWriteOfTheService(t *testing.T) {
+	w := newWorld(t, testPool("lan", "192.0.2.0/28"), testService("web"))
+	w.reconcile("web")
+	extra := w.addresses()[0].DeepCopy()
+	extra.ObjectMeta = metav1.ObjectMeta{Name: "192.0.2.9"}
+	extra.Spec.Address = "192.0.2.9"
+	w.create(extra)
+	w.sync()
+	w.writes = map[string]int{}
+	w.reconcile("web")
+	w.shows("web", "192.0.2.0")
+	for _, ip := range w.addresses() {
+		if held := len(ip.Spec.Services) > 0; held != (ip.Name == "192.0.2.0") {
+			t.Errorf("%s is held: %v", ip.Name, held)
+		}
+	}
+	if w.writes["patch *v1.Service"] == 0 || w.writes["update *v1alpha1.LoadBalancerIP"] != 1 {
+		t.Errorf("writes %v: a write of the Service finds out whether it changed", w.writes)
+	}
+	w.reconcile("web")
+	if message := condition(w.service("web"), v1alpha1.ServiceAnnounced).Message; strings.Contains(message, "given up") {
+		t.Errorf("it still says %q", message)
+	}
+}
+
 // Two controllers that both believe they lead, with watches that lag: the API
 // server keeps an address from having two holders, and both come to agree.
 func TestTwoControllers(t *testing.T) {

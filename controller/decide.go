@@ -1,0 +1,230 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controller
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/fairlead-lb/fairlead/api/v1alpha1"
+	"github.com/fairlead-lb/fairlead/ipam"
+)
+
+// decision is what Allocate will do: either writes, or to wait for another
+// worker's write.
+type decision struct {
+	Allocation
+	writes []*write
+	busy   <-chan struct{}
+	// unseen says that nothing can be decided before the ledger has seen all
+	// Services on an address that this one holds.
+	unseen bool
+}
+
+// decide chooses under the ledger's lock and enters the choice as intended.
+func (c *Controller) decide(ctx context.Context, svc *corev1.Service, want contract, visible, adopt []netip.Addr) decision {
+	l := c.ledger
+	l.mu.Lock()
+	defer l.mu.Unlock()
+
+	name := types.NamespacedName{Namespace: svc.Namespace, Name: svc.Name}
+	held := l.heldLocked(name)
+	for _, addr := range held {
+		if w := l.intended[addr]; w != nil {
+			return decision{busy: w.done}
+		}
+		if !c.mayStayLocked(want.request, addr) && l.unseenLocked(addr, name) {
+			return decision{unseen: true}
+		}
+	}
+	d := c.chooseLocked(want, held, visible, adopt)
+	for _, addr := range d.Addresses {
+		if w := l.intended[addr]; w != nil {
+			return decision{busy: w.done}
+		}
+	}
+	for i, addr := range d.Addresses {
+		if w := c.bindLocked(ctx, svc, want, addr, d.Pools[i]); w != nil {
+			d.writes = append(d.writes, w)
+		}
+	}
+	for _, w := range d.writes {
+		l.intendLocked(netip.MustParseAddr(w.object.Spec.Address), w)
+	}
+	return d
+}
+
+// chooseLocked decides which address of each family the Service has from now
+// on. What is held stays unless the Service itself asks for something else.
+func (c *Controller) chooseLocked(want contract, held, visible, adopt []netip.Addr) decision {
+	l, req := c.ledger, want.request
+	var d decision
+	chosen := map[ipam.Family]ipam.Pick{}
+
+	var missing []ipam.Family
+	for _, family := range req.Families {
+		keep, refusal := c.keepLocked(want, family, held, visible)
+		if refusal != nil {
+			d.Refusals = append(d.Refusals, *refusal)
+		}
+		if !keep.IsValid() {
+			keep = c.adoptLocked(req, family, held, adopt)
+		}
+		if keep.IsValid() {
+			pick := ipam.Pick{Address: keep}
+			if obj := l.objects[keep]; obj != nil {
+				pick.Pool = obj.Spec.Pool
+			}
+			if pools := l.alloc.PoolsContaining(keep); pick.Pool == "" && len(pools) > 0 {
+				pick.Pool = pools[0]
+			}
+			chosen[family] = pick
+			req.Have = append(req.Have, keep)
+		} else if refusal == nil {
+			missing = append(missing, family)
+		}
+	}
+	if want.invalid != nil {
+		d.Refusals = append(d.Refusals, *want.invalid)
+	} else if len(missing) > 0 {
+		req.Families = missing
+		choice := l.alloc.Choose(req)
+		d.Refusals = append(d.Refusals, choice.Refusals...)
+		for _, pick := range choice.Picks {
+			chosen[ipam.FamilyOf(pick.Address)] = pick
+		}
+	}
+	for _, family := range want.request.Families {
+		pick, ok := chosen[family]
+		// All or nothing, but what clients use already is not taken away.
+		if ok && (want.partial || len(d.Refusals) == 0 || slices.Contains(visible, pick.Address)) {
+			d.Addresses = append(d.Addresses, pick.Address)
+			d.Pools = append(d.Pools, pick.Pool)
+		}
+	}
+	for _, addr := range held {
+		if !slices.Contains(d.Addresses, addr) {
+			d.Surplus = append(d.Surplus, addr)
+		}
+	}
+	d.Partial = want.partial && want.invalid == nil && len(d.Addresses) > 0 && len(d.Refusals) < len(want.request.Families)
+	return d
+}
+
+// keepLocked returns the held address of a family that the Service keeps, or
+// the zero Addr if it is to get another. A refusal says that the Service asked
+// for something else and can't have it.
+func (c *Controller) keepLocked(want contract, family ipam.Family, held, visible []netip.Addr) (netip.Addr, *ipam.Refusal) {
+	l, req := c.ledger, want.request
+	var current netip.Addr
+	for _, addr := range held {
+		// What the status shows is what clients use; else the oldest, which
+		// comes first.
+		if ipam.FamilyOf(addr) == family && c.mayStayLocked(req, addr) &&
+			(!current.IsValid() || slices.Contains(visible, addr) && !slices.Contains(visible, current)) {
+			current = addr
+		}
+	}
+	if want.invalid != nil || !current.IsValid() {
+		return current, nil
+	}
+	if i := slices.IndexFunc(req.Addresses, func(a netip.Addr) bool { return ipam.FamilyOf(a) == family }); i >= 0 && req.Addresses[i] != current {
+		if refusal := l.alloc.Check(req, req.Addresses[i]); refusal != nil {
+			return current, refusal
+		}
+		if slices.Contains(held, req.Addresses[i]) {
+			return req.Addresses[i], nil
+		}
+		return netip.Addr{}, nil
+	}
+	if req.PoolNamed != "" && !slices.Contains(l.alloc.PoolsContaining(current), req.PoolNamed) && l.effectiveLocked(current).Spec.Pool != req.PoolNamed {
+		move := req
+		move.Families = []ipam.Family{family}
+		if refusals := l.alloc.Choose(move).Refusals; len(refusals) > 0 {
+			return current, &refusals[0]
+		}
+		return netip.Addr{}, nil
+	}
+	return current, nil
+}
+
+// mayStayLocked reports whether a Service may stay on an address that it holds:
+// its ports, key and policy still go with those of the others there.
+func (c *Controller) mayStayLocked(req ipam.Request, addr netip.Addr) bool {
+	return len(c.ledger.effectiveLocked(addr).Spec.Services) < 2 || c.ledger.alloc.Check(req, addr) == nil
+}
+
+// adoptLocked returns the address of a family that the Service's status shows
+// under our condition and that nobody else has.
+func (c *Controller) adoptLocked(req ipam.Request, family ipam.Family, held, adopt []netip.Addr) netip.Addr {
+	for _, addr := range adopt {
+		if ipam.FamilyOf(addr) != family || slices.Contains(held, addr) {
+			continue // what it holds and does not keep, it gives up
+		}
+		h, known := c.ledger.alloc.Get(addr)
+		if !known || h.State() == ipam.Resting || c.ledger.alloc.Check(req, addr) == nil {
+			return addr
+		}
+	}
+	return netip.Addr{}
+}
+
+// bindLocked returns the write that makes addr's object say that svc holds it,
+// or nil if it says so.
+func (c *Controller) bindLocked(ctx context.Context, svc *corev1.Service, want contract, addr netip.Addr, pool string) *write {
+	binding := v1alpha1.ServiceBinding{
+		ServiceName: v1alpha1.ServiceName{Namespace: svc.Namespace, Name: svc.Name},
+		UID:         svc.UID,
+	}
+	for _, p := range want.request.Ports {
+		binding.Ports = append(binding.Ports, v1alpha1.ServicePort{Protocol: corev1.Protocol(p.Protocol), Port: int32(p.Number)})
+	}
+	w := &write{done: make(chan struct{})}
+	if known := c.ledger.objects[addr]; known != nil {
+		w.object = known.DeepCopy()
+	} else {
+		w.create = true
+		w.object = &v1alpha1.LoadBalancerIP{
+			ObjectMeta: metav1.ObjectMeta{Name: ipam.ObjectName(addr)},
+			Spec:       v1alpha1.LoadBalancerIPSpec{Address: addr.String()},
+		}
+	}
+	spec := &w.object.Spec
+	i := slices.IndexFunc(spec.Services, func(b v1alpha1.ServiceBinding) bool { return b.ServiceName == binding.ServiceName })
+	switch {
+	case i < 0:
+		if len(spec.Services) == 0 {
+			spec.Pool = pool
+		}
+		spec.Services = append(spec.Services, binding)
+	case spec.Services[i].UID == binding.UID && slices.Equal(spec.Services[i].Ports, binding.Ports) && (spec.SharingKey == want.request.SharingKey || len(spec.Services) > 1):
+		return nil
+	default:
+		spec.Services[i] = binding
+	}
+	if len(spec.Services) == 1 {
+		spec.SharingKey = want.request.SharingKey
+	}
+	spec.Released = nil
+	spec.Holder = holderLine(spec)
+	c.proposeLocked(ctx, w.object, addr)
+	return w
+}
+
+// holderLine says in one line who has the address.
+func holderLine(spec *v1alpha1.LoadBalancerIPSpec) string {
+	if len(spec.Services) == 0 {
+		return ""
+	}
+	first := spec.Services[0].Namespace + "/" + spec.Services[0].Name
+	if more := len(spec.Services) - 1; more > 0 {
+		return fmt.Sprintf("%s +%d", first, more)
+	}
+	return first
+}
