@@ -447,9 +447,9 @@ func ownerOf(obj *v1alpha1.LoadBalancerIP) string {
 	return obj.Spec.Owner
 }
 
-// newer compares resourceVersions, which KEP-5504 orders for all API servers
-// that are served here. One that can't be compared counts as news: to believe
-// the API server's last word is never wrong for long.
+// newer compares resourceVersions. KEP-5504 promises that they can be, and
+// before it every API server on etcd kept the promise. One that can't be
+// compared counts as news: to believe the last word is never wrong for long.
 func newer(a, b string) bool {
 	c, err := resourceversion.CompareResourceVersion(a, b)
 	return err != nil || c > 0

@@ -25,7 +25,7 @@ const (
 // Condition types of a Service.
 const (
 	// ServiceAllocated says whether every address that the Service wants is
-	// bound to it.
+	// bound to it, or one of two where its ipFamilyPolicy is content with that.
 	ServiceAllocated = "fairlead.dev/Allocated"
 	// ServiceAnnounced says whether a node has claimed every one of them.
 	ServiceAnnounced = "fairlead.dev/Announced"
