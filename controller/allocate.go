@@ -34,6 +34,9 @@ type Allocation struct {
 	// Partial says that the refusals leave the Service served, as its
 	// ipFamilyPolicy allows.
 	Partial bool
+	// Contradictions say which parts of the request are not followed because
+	// other parts say something else.
+	Contradictions []string
 }
 
 // maxDecisions bounds how often one reconcile decides again after it lost a
@@ -58,7 +61,7 @@ var errBehind = errors.New("the API server is ahead of what has been seen")
 // although no object records them: somebody deleted the objects. They are
 // bound again unless another Service has them.
 func (c *Controller) Allocate(ctx context.Context, svc *corev1.Service, adopt []netip.Addr) (Allocation, error) {
-	want := readContract(svc)
+	want := c.words.read(svc)
 	want.request.Pools = c.pools.admitting(svc, c.namespaceLabels(ctx, svc.Namespace))
 	visible, _ := shown(svc)
 	if err := c.learnShown(ctx, svc, adopt); err != nil {

@@ -42,17 +42,26 @@ type contract struct {
 	partial bool
 	// invalid is why the request can't be read. Nothing is given then.
 	invalid *ipam.Refusal
+	// contradictions say which parts of the request are not followed because
+	// others say something else.
+	contradictions []string
 }
 
-// readContract reads what svc asks for. The pools that admit it are not known
-// here: request.Pools and request.Have are for the caller to fill.
-func readContract(svc *corev1.Service) contract {
+// read reads what svc asks for. The pools that admit it are not known here:
+// request.Pools and request.Have are for the caller to fill.
+func (v vocabulary) read(svc *corev1.Service) contract {
+	same := func(text string) string { return text }
+	pool, poolContradictions := follow(statements(svc, v.pool), same)
+	key, keyContradictions := follow(statements(svc, v.sharingKey), same)
+	_, namespaceContradictions := follow(statements(svc, v.sharingNamespaces), func(text string) string {
+		return strings.Join(slices.Sorted(slices.Values(splitList(text))), ",")
+	})
 	c := contract{
 		request: ipam.Request{
 			Service:           ref(svc),
-			PoolNamed:         svc.Annotations[v1alpha1.AnnotationPool],
-			SharingKey:        svc.Annotations[v1alpha1.AnnotationSharingKey],
-			SharingNamespaces: splitList(svc.Annotations[v1alpha1.AnnotationSharingNamespaces]),
+			PoolNamed:         pool,
+			SharingKey:        key,
+			SharingNamespaces: v.holder(svc).SharingNamespaces,
 			Ports:             portsOf(svc),
 			Backend:           backendOf(svc),
 		},
@@ -66,7 +75,9 @@ func readContract(svc *corev1.Service) contract {
 			c.request.Families = append(c.request.Families, ipam.IPv6)
 		}
 	}
-	c.request.Addresses, c.invalid = requestedAddresses(svc)
+	var addressContradictions []string
+	c.request.Addresses, addressContradictions, c.invalid = v.requested(svc)
+	c.contradictions = slices.Concat(addressContradictions, poolContradictions, keyContradictions, namespaceContradictions)
 	if c.invalid == nil {
 		for _, a := range c.request.Addresses {
 			if !slices.Contains(c.request.Families, ipam.FamilyOf(a)) {
@@ -83,42 +94,62 @@ func readContract(svc *corev1.Service) contract {
 	return c
 }
 
-// requestedAddresses reads the addresses asked for by number, from the
-// annotation and from spec.loadBalancerIP, which is deprecated in Kubernetes
-// but still honoured. Both may be given if they don't contradict each other.
-func requestedAddresses(svc *corev1.Service) ([]netip.Addr, *ipam.Refusal) {
-	var asked []netip.Addr
-	if text, ok := svc.Annotations[v1alpha1.AnnotationAddresses]; ok {
-		var err error
-		if asked, err = ipam.ParseAddresses(text); err != nil {
-			return nil, invalidAddress("annotation "+v1alpha1.AnnotationAddresses, err)
+// holder reads what others who share an address with svc need to know of it.
+func (v vocabulary) holder(svc *corev1.Service) ipam.Holder {
+	h := ipam.Holder{Backend: backendOf(svc)}
+	if s := statements(svc, v.sharingNamespaces); len(s) > 0 {
+		h.SharingNamespaces = splitList(s[0].text)
+	}
+	return h
+}
+
+// requested reads the addresses asked for by number. After our own annotation
+// comes spec.loadBalancerIP, which is deprecated in Kubernetes but still
+// honoured, then the annotations of peers. Of each family the first that is
+// named is followed.
+func (v vocabulary) requested(svc *corev1.Service) (addrs []netip.Addr, contradictions []string, invalid *ipam.Refusal) {
+	field := statement{"spec.loadBalancerIP", strings.TrimSpace(svc.Spec.LoadBalancerIP)}
+	all := statements(svc, v.addresses[:1])
+	if field.text != "" {
+		all = append(all, field)
+	}
+	all = append(all, statements(svc, v.addresses[1:])...)
+
+	var by []statement // by which of them each address was asked for
+	for _, s := range all {
+		parsed, refusal := parseRequested(s, s.where == field.where)
+		switch {
+		case refusal != nil && len(addrs) == 0:
+			return nil, nil, refusal
+		case refusal != nil:
+			contradictions = append(contradictions, refusal.Message)
 		}
-	}
-	text := svc.Spec.LoadBalancerIP
-	if text == "" {
-		return asked, nil
-	}
-	one, err := ipam.ParseAddresses(text)
-	if err != nil || len(one) != 1 {
-		if err == nil {
-			err = fmt.Errorf("%q is more than one address: name the others in the annotation %s", text, v1alpha1.AnnotationAddresses)
-		}
-		return nil, invalidAddress("spec.loadBalancerIP", err)
-	}
-	for _, a := range asked {
-		if ipam.FamilyOf(a) == ipam.FamilyOf(one[0]) {
-			if a == one[0] {
-				return asked, nil
+		for _, a := range parsed {
+			i := slices.IndexFunc(addrs, func(other netip.Addr) bool { return ipam.FamilyOf(other) == ipam.FamilyOf(a) })
+			if i < 0 {
+				addrs, by = append(addrs, a), append(by, s)
+			} else if addrs[i] != a {
+				contradictions = append(contradictions, contradiction(s, by[i], a, addrs[i]))
 			}
-			return nil, &ipam.Refusal{
-				Reason:  ipam.InvalidAddress,
-				Address: a,
-				Family:  ipam.FamilyOf(a),
-				Message: fmt.Sprintf("annotation %s asks for %s and spec.loadBalancerIP for %s: remove one of them", v1alpha1.AnnotationAddresses, a, one[0]),
-			}
 		}
 	}
-	return append(asked, one[0]), nil
+	return addrs, contradictions, nil
+}
+
+func parseRequested(s statement, one bool) ([]netip.Addr, *ipam.Refusal) {
+	addrs, err := ipam.ParseAddresses(s.text)
+	switch {
+	case err != nil:
+		return nil, invalidAddress(s.where, err)
+	case one && len(addrs) != 1:
+		return nil, invalidAddress(s.where, fmt.Errorf("%q is more than one address: name the others in the annotation %s", s.text, v1alpha1.AnnotationAddresses))
+	}
+	for _, a := range addrs {
+		if a.IsUnspecified() { // with kube-vip it means DHCP
+			return nil, invalidAddress(s.where, fmt.Errorf("%s is not the address of anybody: ask for an address of a pool, or for none to get any; addresses are not asked for by DHCP", a))
+		}
+	}
+	return addrs, nil
 }
 
 func invalidAddress(where string, err error) *ipam.Refusal {

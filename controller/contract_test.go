@@ -3,6 +3,7 @@
 package controller
 
 import (
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -45,18 +46,20 @@ func TestReadContractAddresses(t *testing.T) {
 		want              []string
 		reason            ipam.Reason
 		says              string
+		contradicted      string
 	}{
-		"nothing is asked for by number": {},
-		"the field alone":                {field: "192.0.2.7", want: []string{"192.0.2.7"}},
-		"the annotation alone":           {annotation: "192.0.2.7", want: []string{"192.0.2.7"}},
-		"both say the same":              {annotation: "192.0.2.7", field: "192.0.2.7", want: []string{"192.0.2.7"}},
-		"one of each family":             {annotation: "2001:db8::7", field: "192.0.2.7", families: []corev1.IPFamily{corev1.IPv4Protocol, corev1.IPv6Protocol}, want: []string{"2001:db8::7", "192.0.2.7"}},
-		"a list of both families":        {annotation: "192.0.2.7, 2001:db8::7", families: []corev1.IPFamily{corev1.IPv4Protocol, corev1.IPv6Protocol}, want: []string{"192.0.2.7", "2001:db8::7"}},
-		"they contradict each other":     {annotation: "192.0.2.7", field: "192.0.2.8", reason: ipam.InvalidAddress, says: "remove one of them"},
-		"not an address":                 {field: "web.example.com", reason: ipam.InvalidAddress, says: `spec.loadBalancerIP: "web.example.com" is not an IP address`},
-		"two addresses in the field":     {field: "192.0.2.7,2001:db8::7", reason: ipam.InvalidAddress, says: "more than one address"},
-		"two of a family":                {annotation: "192.0.2.7,192.0.2.8", reason: ipam.InvalidAddress, says: "at most one address of a family"},
-		"not a family of the Service":    {field: "2001:db8::7", reason: ipam.FamilyNotRequested, says: "add it to spec.ipFamilies"},
+		"nothing is asked for by number":            {},
+		"the field alone":                           {field: "192.0.2.7", want: []string{"192.0.2.7"}},
+		"the annotation alone":                      {annotation: "192.0.2.7", want: []string{"192.0.2.7"}},
+		"both say the same":                         {annotation: "192.0.2.7", field: "192.0.2.7", want: []string{"192.0.2.7"}},
+		"one of each family":                        {annotation: "2001:db8::7", field: "192.0.2.7", families: []corev1.IPFamily{corev1.IPv4Protocol, corev1.IPv6Protocol}, want: []string{"2001:db8::7", "192.0.2.7"}},
+		"a list of both families":                   {annotation: "192.0.2.7, 2001:db8::7", families: []corev1.IPFamily{corev1.IPv4Protocol, corev1.IPv6Protocol}, want: []string{"192.0.2.7", "2001:db8::7"}},
+		"the annotation is followed, not the field": {annotation: "192.0.2.7", field: "192.0.2.8", want: []string{"192.0.2.7"}, contradicted: "spec.loadBalancerIP"},
+		"nobody's address":                          {annotation: "0.0.0.0", reason: ipam.InvalidAddress, says: "not the address of anybody"},
+		"not an address":                            {field: "web.example.com", reason: ipam.InvalidAddress, says: `spec.loadBalancerIP: "web.example.com" is not an IP address`},
+		"two addresses in the field":                {field: "192.0.2.7,2001:db8::7", reason: ipam.InvalidAddress, says: "more than one address"},
+		"two of a family":                           {annotation: "192.0.2.7,192.0.2.8", reason: ipam.InvalidAddress, says: "at most one address of a family"},
+		"not a family of the Service":               {field: "2001:db8::7", reason: ipam.FamilyNotRequested, says: "add it to spec.ipFamilies"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			svc := &corev1.Service{Spec: corev1.ServiceSpec{LoadBalancerIP: tc.field, IPFamilies: tc.families}}
@@ -66,7 +69,7 @@ func TestReadContractAddresses(t *testing.T) {
 			if tc.annotation != "" {
 				svc.Annotations = map[string]string{v1alpha1.AnnotationAddresses: tc.annotation}
 			}
-			c := readContract(svc)
+			c := understanding(nil).read(svc)
 			if tc.reason == "" {
 				if c.invalid != nil {
 					t.Fatalf("refused: %+v", c.invalid)
@@ -77,6 +80,9 @@ func TestReadContractAddresses(t *testing.T) {
 				}
 				if !slices.Equal(c.request.Addresses, want) {
 					t.Errorf("addresses %v, want %v", c.request.Addresses, want)
+				}
+				if got := strings.Join(c.contradictions, "; "); (got != "") != (tc.contradicted != "") || !strings.HasPrefix(got, tc.contradicted) {
+					t.Errorf("contradictions %q, want %q", got, tc.contradicted)
 				}
 				return
 			}
@@ -109,13 +115,148 @@ func TestBackends(t *testing.T) {
 	}
 }
 
+func TestAnnotationsOfPeers(t *testing.T) {
+	type notes = map[string]string
+	for name, tc := range map[string]struct {
+		peers        string
+		annotations  notes
+		field        string
+		addresses    string
+		pool, key    string
+		namespaces   string
+		contradicted string
+		reason       ipam.Reason
+	}{
+		"are not read unless they are asked to be": {
+			annotations: notes{"metallb.io/loadBalancerIPs": "192.0.2.7", "kube-vip.io/loadbalancerIPs": "192.0.2.8", "lbipam.cilium.io/ips": "192.0.2.9"},
+			addresses:   "[]",
+		},
+		"of MetalLB": {
+			peers:       "metallb",
+			annotations: notes{"metallb.io/loadBalancerIPs": "192.0.2.7,2001:db8::7", "metallb.io/address-pool": "lan", "metallb.io/allow-shared-ip": "dns"},
+			addresses:   "[192.0.2.7 2001:db8::7]", pool: "lan", key: "dns",
+		},
+		"of MetalLB's first days": {
+			peers:       "metallb",
+			annotations: notes{"metallb.universe.tf/loadBalancerIPs": "192.0.2.7", "metallb.universe.tf/address-pool": "lan", "metallb.universe.tf/allow-shared-ip": "dns"},
+			addresses:   "[192.0.2.7]", pool: "lan", key: "dns",
+		},
+		"of Cilium": {
+			peers:       "cilium",
+			annotations: notes{"lbipam.cilium.io/ips": "192.0.2.7", "lbipam.cilium.io/sharing-key": "dns", "lbipam.cilium.io/sharing-cross-namespace": "*"},
+			addresses:   "[192.0.2.7]", key: "dns", namespaces: "*",
+		},
+		"of Cilium's first days": {
+			peers:       "cilium",
+			annotations: notes{"io.cilium/lb-ipam-ips": "192.0.2.7", "io.cilium/lb-ipam-sharing-key": "dns", "io.cilium/lb-ipam-sharing-cross-namespace": "a,b"},
+			addresses:   "[192.0.2.7]", key: "dns", namespaces: "a b",
+		},
+		"of kube-vip": {
+			peers:       "kube-vip",
+			annotations: notes{"kube-vip.io/loadbalancerIPs": "192.0.2.7"},
+			addresses:   "[192.0.2.7]",
+		},
+		"that ask for DHCP are refused": {
+			peers:       "kube-vip",
+			annotations: notes{"kube-vip.io/loadbalancerIPs": "0.0.0.0"},
+			reason:      ipam.InvalidAddress,
+		},
+		"come after our own, which they may not contradict": {
+			peers: "metallb",
+			annotations: notes{
+				v1alpha1.AnnotationAddresses: "192.0.2.1", "metallb.io/loadBalancerIPs": "192.0.2.7",
+				v1alpha1.AnnotationPool: "ours", "metallb.io/address-pool": "theirs",
+				v1alpha1.AnnotationSharingKey: "ours", "metallb.io/allow-shared-ip": "theirs",
+			},
+			addresses: "[192.0.2.1]", pool: "ours", key: "ours",
+			contradicted: `annotation metallb.io/loadBalancerIPs says "192.0.2.7" and is not followed, because annotation fairlead.dev/addresses says "192.0.2.1": remove one of them; ` +
+				`annotation metallb.io/address-pool says "theirs" and is not followed, because annotation fairlead.dev/pool says "ours": remove one of them; ` +
+				`annotation metallb.io/allow-shared-ip says "theirs" and is not followed, because annotation fairlead.dev/sharing-key says "ours": remove one of them`,
+		},
+		"may add a family": {
+			peers:       "metallb",
+			annotations: notes{v1alpha1.AnnotationAddresses: "192.0.2.1", "metallb.io/loadBalancerIPs": "2001:db8::7"},
+			addresses:   "[192.0.2.1 2001:db8::7]",
+		},
+		"come after the Service's own field": {
+			peers: "kube-vip", field: "192.0.2.1",
+			annotations:  notes{"kube-vip.io/loadbalancerIPs": "192.0.2.7"},
+			addresses:    "[192.0.2.1]",
+			contradicted: `annotation kube-vip.io/loadbalancerIPs says "192.0.2.7" and is not followed, because spec.loadBalancerIP says "192.0.2.1": remove one of them`,
+		},
+		"that contradict each other are followed in the order of the flag": {
+			peers:        "cilium,metallb",
+			annotations:  notes{"metallb.io/loadBalancerIPs": "192.0.2.7", "lbipam.cilium.io/ips": "192.0.2.9"},
+			addresses:    "[192.0.2.9]",
+			contradicted: `annotation metallb.io/loadBalancerIPs says "192.0.2.7" and is not followed, because annotation lbipam.cilium.io/ips says "192.0.2.9": remove one of them`,
+		},
+		"that can't be read are told, and no more where ours can": {
+			peers:        "metallb",
+			annotations:  notes{v1alpha1.AnnotationAddresses: "192.0.2.1", "metallb.io/loadBalancerIPs": "web"},
+			addresses:    "[192.0.2.1]",
+			contradicted: `annotation metallb.io/loadBalancerIPs: "web" is not an IP address`,
+		},
+		"that can't be read are refused where nothing else is said": {
+			peers:       "metallb",
+			annotations: notes{"metallb.io/loadBalancerIPs": "web"},
+			reason:      ipam.InvalidAddress,
+		},
+		"may list the namespaces in another order": {
+			peers:       "cilium",
+			annotations: notes{v1alpha1.AnnotationSharingNamespaces: "a, b", "lbipam.cilium.io/sharing-cross-namespace": "b,a"},
+			addresses:   "[]", namespaces: "a b",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			peers, err := ParsePeers(tc.peers)
+			if err != nil {
+				t.Fatal(err)
+			}
+			svc := &corev1.Service{Spec: corev1.ServiceSpec{LoadBalancerIP: tc.field, IPFamilies: []corev1.IPFamily{corev1.IPv4Protocol, corev1.IPv6Protocol}}}
+			svc.Annotations = tc.annotations
+			c := understanding(peers).read(svc)
+			if tc.reason != "" {
+				if c.invalid == nil || c.invalid.Reason != tc.reason {
+					t.Errorf("refusal %+v, want %s", c.invalid, tc.reason)
+				}
+				return
+			}
+			if c.invalid != nil {
+				t.Fatalf("refused: %+v", c.invalid)
+			}
+			got := fmt.Sprint(c.request.Addresses, c.request.PoolNamed, c.request.SharingKey, strings.Join(c.request.SharingNamespaces, " "))
+			if want := fmt.Sprint(tc.addresses, tc.pool, tc.key, tc.namespaces); got != want {
+				t.Errorf("asks for %s, want %s", got, want)
+			}
+			if got := strings.Join(c.contradictions, "; "); !strings.HasPrefix(got, tc.contradicted) || tc.contradicted == "" && got != "" {
+				t.Errorf("contradictions %s\nwant %s", got, tc.contradicted)
+			}
+		})
+	}
+}
+
+func TestParsePeers(t *testing.T) {
+	if got, err := ParsePeers(" kube-vip, metallb "); err != nil || !slices.Equal(got, []Peer{KubeVIP, MetalLB}) {
+		t.Errorf("%v, %v", got, err)
+	}
+	for _, wrong := range []string{"openelb", "metallb,metallb", "metallb cilium"} {
+		if got, err := ParsePeers(wrong); err == nil {
+			t.Errorf("%q is read as %v", wrong, got)
+		}
+	}
+}
+
 func FuzzReadContract(f *testing.F) {
-	f.Add("192.0.2.1", "2001:db8::1", "a, b")
-	f.Add("::ffff:192.0.2.1", "fe80::1%eth0", ",,")
-	f.Fuzz(func(t *testing.T, annotation, field, namespaces string) {
+	f.Add("192.0.2.1", "2001:db8::1", "a, b", "192.0.2.2", " k")
+	f.Add("::ffff:192.0.2.1", "fe80::1%eth0", ",,", "0.0.0.0", "")
+	words := understanding([]Peer{MetalLB, Cilium, KubeVIP})
+	f.Fuzz(func(t *testing.T, annotation, field, namespaces, peers, key string) {
 		svc := &corev1.Service{Spec: corev1.ServiceSpec{LoadBalancerIP: field, IPFamilies: []corev1.IPFamily{corev1.IPv4Protocol, corev1.IPv6Protocol}}}
-		svc.Annotations = map[string]string{v1alpha1.AnnotationAddresses: annotation, v1alpha1.AnnotationSharingNamespaces: namespaces}
-		c := readContract(svc)
+		svc.Annotations = map[string]string{
+			v1alpha1.AnnotationAddresses: annotation, v1alpha1.AnnotationSharingNamespaces: namespaces,
+			"kube-vip.io/loadbalancerIPs": peers, "metallb.io/allow-shared-ip": key, "lbipam.cilium.io/sharing-key": annotation,
+		}
+		c := words.read(svc)
 		if c.invalid != nil {
 			if c.invalid.Reason == "" || c.invalid.Message == "" {
 				t.Errorf("a refusal without words: %+v", c.invalid)
@@ -129,6 +270,14 @@ func FuzzReadContract(f *testing.F) {
 				t.Errorf("addresses %v", c.request.Addresses)
 			}
 			seen[family] = true
+		}
+		// Without the peers' annotations no more is asked for, and nothing else.
+		for _, name := range []string{"kube-vip.io/loadbalancerIPs", "metallb.io/allow-shared-ip", "lbipam.cilium.io/sharing-key"} {
+			delete(svc.Annotations, name)
+		}
+		own := understanding(nil).read(svc)
+		if own.invalid == nil && !slices.Equal(c.request.Addresses[:len(own.request.Addresses)], own.request.Addresses) {
+			t.Errorf("peers made %v of %v", c.request.Addresses, own.request.Addresses)
 		}
 	})
 }

@@ -35,6 +35,8 @@ type Options struct {
 	// Workers is how many Services, and how many addresses, are worked on at
 	// once. Most of a worker's time is spent waiting for the API server.
 	Workers int
+	// Peers are the other load balancers whose annotations are understood, too.
+	Peers []Peer
 }
 
 // poolStatusDelay gathers the changes that a burst of Services makes to a
@@ -49,6 +51,7 @@ type Controller struct {
 	live   client.Reader
 	cache  cache.Cache
 	opts   Options
+	words  vocabulary
 	now    func() time.Time
 
 	ledger *ledger
@@ -82,6 +85,7 @@ func Add(ctx context.Context, mgr manager.Manager, opts Options) error {
 		live:       mgr.GetAPIReader(),
 		cache:      mgr.GetCache(),
 		opts:       opts,
+		words:      understanding(opts.Peers),
 		now:        time.Now,
 		ledger:     newLedger(),
 		pools:      &pools{},
@@ -186,7 +190,7 @@ func (c *Controller) fill(ctx context.Context) error {
 		svc := &svcs.Items[i]
 		held := c.ledger.held(client.ObjectKeyFromObject(svc))
 		served := c.opts.Classes.Serves(svc) && svc.DeletionTimestamp == nil
-		c.ledger.describe(svc, foreignAddresses(svc, held, served))
+		c.ledger.describe(svc, c.words.holder(svc), foreignAddresses(svc, held, served))
 	}
 	// What belongs to Services that went while nobody looked has no event.
 	for i := range ips.Items {

@@ -136,6 +136,27 @@ func TestRequests(t *testing.T) {
 	}
 }
 
+func TestContradictoryRequestIsServedAndTold(t *testing.T) {
+	w := newWorld(t, testPool("lan", "192.0.2.0/29"), testService("web", asking("192.0.2.3"), func(svc *corev1.Service) {
+		svc.Annotations = map[string]string{v1alpha1.AnnotationAddresses: "192.0.2.2"}
+	}))
+	w.reconcile("web")
+	w.shows("web", "192.0.2.2")
+	cond := condition(w.service("web"), v1alpha1.ServiceAllocated)
+	if cond.Status != metav1.ConditionTrue || cond.Reason != ReasonContradictoryRequest || !strings.Contains(cond.Message, "spec.loadBalancerIP") {
+		t.Errorf("condition %+v", cond)
+	}
+	if told := w.told(); len(told) != 1 || !strings.HasPrefix(told[0], "Warning ContradictoryRequest") {
+		t.Errorf("events %q", told)
+	}
+	w.edit("web", asking(""))
+	w.reconcile("web")
+	w.shows("web", "192.0.2.2")
+	if cond := condition(w.service("web"), v1alpha1.ServiceAllocated); cond.Reason != ReasonAllocated {
+		t.Errorf("condition %+v", cond)
+	}
+}
+
 func TestLaterRequestMovesTheService(t *testing.T) {
 	w := newWorld(t, testPool("lan", "192.0.2.0/29"), testService("web"))
 	w.reconcile("web")

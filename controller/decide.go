@@ -64,7 +64,7 @@ func (c *Controller) decide(ctx context.Context, svc *corev1.Service, want contr
 // on. What is held stays unless the Service itself asks for something else.
 func (c *Controller) chooseLocked(want contract, held, visible, adopt []netip.Addr) decision {
 	l, req := c.ledger, want.request
-	var d decision
+	d := decision{Allocation: Allocation{Contradictions: want.contradictions}}
 	chosen := map[ipam.Family]ipam.Pick{}
 
 	var missing []ipam.Family

@@ -338,7 +338,7 @@ func (l *ledger) object(addr netip.Addr) *v1alpha1.LoadBalancerIP {
 // addresses that it shows and does not hold. It is not current when our own
 // last write to the Service is newer, and then nothing may be decided on it.
 // Lifted says that another Service's refusal may no longer stand.
-func (l *ledger) describe(svc *corev1.Service, foreign []netip.Addr) (current, lifted bool) {
+func (l *ledger) describe(svc *corev1.Service, holder ipam.Holder, foreign []netip.Addr) (current, lifted bool) {
 	name := types.NamespacedName{Namespace: svc.Namespace, Name: svc.Name}
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -355,7 +355,6 @@ func (l *ledger) describe(svc *corev1.Service, foreign []netip.Addr) (current, l
 	if s.written != "" && newer(s.written, svc.ResourceVersion) {
 		return false, false
 	}
-	holder := ipam.Holder{Backend: backendOf(svc), SharingNamespaces: splitList(svc.Annotations[v1alpha1.AnnotationSharingNamespaces])}
 	changed := first || holder.Backend != s.holder.Backend || !slices.Equal(holder.SharingNamespaces, s.holder.SharingNamespaces)
 	s.holder = holder
 	for addr := range l.holdings[name] {

@@ -35,7 +35,7 @@ func (c *Controller) reconcileService(ctx context.Context, req reconcile.Request
 	}
 	held := c.ledger.held(req.NamespacedName)
 	served := c.opts.Classes.Serves(svc) && svc.DeletionTimestamp == nil
-	current, lifted := c.ledger.describe(svc, foreignAddresses(svc, held, served))
+	current, lifted := c.ledger.describe(svc, c.words.holder(svc), foreignAddresses(svc, held, served))
 	if !current {
 		return reconcile.Result{}, nil // the event of our own last write is on its way
 	}
@@ -258,9 +258,9 @@ func (c *Controller) tell(before, after *corev1.Service) {
 	if was.Reason == is.Reason && was.Message == is.Message {
 		return
 	}
-	kind := corev1.EventTypeNormal
-	if is.Status != metav1.ConditionTrue {
-		kind = corev1.EventTypeWarning
+	kind := corev1.EventTypeWarning
+	if is.Reason == ReasonAllocated || is.Reason == ReasonPartlyAllocated {
+		kind = corev1.EventTypeNormal
 	}
 	c.teller.tell(after, kind, is.Reason, is.Message)
 }

@@ -24,6 +24,10 @@ const (
 	// ReasonPartlyAllocated: one of two families is bound, as ipFamilyPolicy
 	// PreferDualStack allows.
 	ReasonPartlyAllocated = "PartlyAllocated"
+	// ReasonContradictoryRequest: every address that the Service wants is
+	// bound to it, and part of its request is not followed, because another
+	// part says something else.
+	ReasonContradictoryRequest = "ContradictoryRequest"
 	// ReasonAnnounced: a node has claimed every address.
 	ReasonAnnounced = "Announced"
 	// ReasonAwaitingClaim: no node has claimed the address.
@@ -95,6 +99,8 @@ func condition(svc *corev1.Service, kind string) metav1.Condition {
 func allocatedCondition(a Allocation) metav1.Condition {
 	cond := metav1.Condition{Type: v1alpha1.ServiceAllocated}
 	switch {
+	case len(a.Refusals) == 0 && len(a.Contradictions) > 0:
+		cond.Status, cond.Reason, cond.Message = metav1.ConditionTrue, ReasonContradictoryRequest, describe(a)
 	case len(a.Refusals) == 0:
 		cond.Status, cond.Reason, cond.Message = metav1.ConditionTrue, ReasonAllocated, describe(a)
 	case a.Partial:
@@ -104,6 +110,9 @@ func allocatedCondition(a Allocation) metav1.Condition {
 		if len(a.Addresses) > 0 {
 			cond.Message += "; until then it keeps " + describe(a)
 		}
+	}
+	for _, text := range a.Contradictions {
+		cond.Message += "; " + text
 	}
 	return cond
 }

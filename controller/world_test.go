@@ -82,6 +82,7 @@ func (w *world) controller() *Controller {
 	c := &Controller{
 		client: counted, live: w.api, teller: newTeller(w.events, func() bool { return false }),
 		opts:   Options{Classes: Classes{Class: v1alpha1.DefaultLoadBalancerClass, Default: true}, Workers: 1},
+		words:  understanding(nil),
 		now:    func() time.Time { return w.now },
 		ledger: newLedger(), pools: &pools{},
 		services: newQueue(""), addresses: newQueue(""), poolStatus: newQueue(""), config: newQueue(""),

@@ -161,7 +161,7 @@ type Holder struct {
 	// for an address or they don't, so Services with different sets of answering nodes cannot share one.
 	Backend string
 
-	// SharingNamespaces are the other namespaces whose Services may be on the same address.
+	// SharingNamespaces are the other namespaces whose Services may be on the same address; "*" is all.
 	SharingNamespaces []string
 }
 

@@ -109,11 +109,11 @@ func (q *query) refuseKey(addr netip.Addr, holders []Holder, key string) *Refusa
 func (q *query) refuseHolder(addr netip.Addr, other Holder) *Refusal {
 	f, me, them := FamilyOf(addr), q.req.Service, other.Service
 	switch {
-	case me.Namespace != them.Namespace && !slices.Contains(q.req.SharingNamespaces, them.Namespace):
+	case me.Namespace != them.Namespace && !agrees(q.req.SharingNamespaces, them.Namespace):
 		return refuse(SharingNotAgreed, f, addr, "",
 			"%s is held by Service %s of another namespace: add %s to the annotation fairlead.dev/sharing-namespaces of Service %s.",
 			addr, them, them.Namespace, me)
-	case me.Namespace != them.Namespace && !slices.Contains(other.SharingNamespaces, me.Namespace):
+	case me.Namespace != them.Namespace && !agrees(other.SharingNamespaces, me.Namespace):
 		return refuse(SharingNotAgreed, f, addr, "",
 			"%s is held by Service %s, which does not share with namespace %s: add that to its annotation fairlead.dev/sharing-namespaces.",
 			addr, them, me.Namespace)
@@ -133,6 +133,10 @@ func (q *query) refuseHolder(addr netip.Addr, other Holder) *Refusal {
 	}
 	return refuse(PortClash, f, addr, "", "Service %s has %s on %s: use other ports, or another address.",
 		them, list(clash, "and"), addr)
+}
+
+func agrees(namespaces []string, namespace string) bool {
+	return slices.Contains(namespaces, namespace) || slices.Contains(namespaces, "*")
 }
 
 func (q *query) refuseQuota(f Family, addr netip.Addr, full []*pool) *Refusal {

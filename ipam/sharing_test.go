@@ -42,6 +42,8 @@ func TestSharingRules(t *testing.T) {
 		{"Local with another selector does not", "k", []Holder{local}, Request{SharingKey: "k", Ports: []Port{https}, Backend: "app=y"}, BackendMismatch},
 		{"Local and Cluster do not", "k", []Holder{local}, Request{SharingKey: "k", Ports: []Port{https}}, BackendMismatch},
 		{"namespaces that name each other share", "k", []Holder{agreeing}, Request{SharingKey: "k", Ports: []Port{https}, SharingNamespaces: []string{"c", "b"}}, ""},
+		{"naming all namespaces names them", "k", []Holder{agreeing}, Request{SharingKey: "k", Ports: []Port{https}, SharingNamespaces: []string{"*"}}, ""},
+		{"naming all namespaces is one side's word", "k", []Holder{abroad}, Request{SharingKey: "k", Ports: []Port{https}, SharingNamespaces: []string{"*"}}, SharingNotAgreed},
 		{"naming by the newcomer alone is not enough", "k", []Holder{abroad}, Request{SharingKey: "k", SharingNamespaces: []string{"b"}}, SharingNotAgreed},
 		{"naming by the holder alone is not enough", "k", []Holder{agreeing}, Request{SharingKey: "k"}, SharingNotAgreed},
 		{"its own old ports do not clash", "k", []Holder{{Service: service("a/web"), Ports: []Port{http}}}, Request{SharingKey: "k", Ports: []Port{http}}, ""},

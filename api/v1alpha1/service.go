@@ -18,7 +18,7 @@ const (
 	// share an address.
 	AnnotationSharingKey = "fairlead.dev/sharing-key"
 	// AnnotationSharingNamespaces lists other namespaces whose Services may
-	// share the address; each side must name the other.
+	// share the address, "*" for all; each side must name the other.
 	AnnotationSharingNamespaces = "fairlead.dev/sharing-namespaces"
 )
 

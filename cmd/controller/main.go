@@ -40,6 +40,7 @@ type flags struct {
 	leaderElect    bool
 	leaseNamespace string
 	workers        int
+	peers          []controller.Peer
 	zap            zap.Options
 }
 
@@ -69,6 +70,10 @@ func parse(args []string, out io.Writer) (flags, error) {
 	fs.BoolVar(&f.leaderElect, "leader-elect", true, "work only while holding the lease, so that of several replicas one works")
 	fs.StringVar(&f.leaseNamespace, "leader-election-namespace", "", "namespace of the lease; the Pod's own by default")
 	fs.IntVar(&f.workers, "workers", 32, "how many Services, and how many addresses, are worked on at once")
+	fs.Func("compat-annotations", "comma list of metallb, cilium and kube-vip: load balancers whose annotations of Services are understood, too; ours are followed first, then those of the first in the list", func(s string) (err error) {
+		f.peers, err = controller.ParsePeers(s)
+		return err
+	})
 	f.zap.BindFlags(fs)
 
 	// One clear line instead of the usage.
@@ -129,6 +134,7 @@ func run(ctx context.Context, f flags) error {
 	if err := controller.Add(ctx, mgr, controller.Options{
 		Classes: controller.Classes{Class: f.class, Default: f.defaultClass},
 		Workers: f.workers,
+		Peers:   f.peers,
 	}); err != nil {
 		return err
 	}

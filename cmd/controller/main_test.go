@@ -33,6 +33,7 @@ func TestBadInputIsOneLineAndExitStatus1(t *testing.T) {
 		"a value that is no number":      {[]string{"--workers=many"}, `invalid value "many"`},
 		"no workers":                     {[]string{"--workers=0"}, "--workers must be at least 1, not 0"},
 		"no class":                       {[]string{"--load-balancer-class="}, "name the class to serve"},
+		"a peer that is not known":       {[]string{"--compat-annotations=metallb,openelb"}, `"openelb" is not known: name any of`},
 		"an argument":                    {[]string{"serve"}, `unexpected argument "serve"`},
 		"a kubeconfig that is not there": {[]string{"--kubeconfig=/nowhere/kubeconfig"}, "/nowhere/kubeconfig"},
 		"no kubeconfig and no cluster":   {nil, "give --kubeconfig outside a cluster"},
@@ -60,7 +61,7 @@ func TestHelpListsTheFlags(t *testing.T) {
 	if _, err := parse([]string{"--help"}, &help); !errors.Is(err, flag.ErrHelp) {
 		t.Errorf("parse: %v", err)
 	}
-	for _, name := range []string{"-kubeconfig", "-load-balancer-class", "-default-class", "-leader-elect", "-metrics-bind-address", "-health-probe-bind-address", "-zap-log-level"} {
+	for _, name := range []string{"-kubeconfig", "-load-balancer-class", "-default-class", "-leader-elect", "-compat-annotations", "-metrics-bind-address", "-health-probe-bind-address", "-zap-log-level"} {
 		if !strings.Contains(help.String(), name) {
 			t.Errorf("the help does not name %s", name)
 		}
