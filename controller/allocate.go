@@ -37,6 +37,9 @@ type Allocation struct {
 	// Contradictions say which parts of the request are not followed because
 	// other parts say something else.
 	Contradictions []string
+	// Contested says, if it is not empty, who keeps overwriting what the
+	// Service shows. Allocate leaves it to its caller.
+	Contested string
 }
 
 // maxDecisions bounds how often one reconcile decides again after it lost a
@@ -64,9 +67,6 @@ func (c *Controller) Allocate(ctx context.Context, svc *corev1.Service, adopt []
 	want := c.words.read(svc)
 	want.request.Pools = c.pools.admitting(svc, c.namespaceLabels(ctx, svc.Namespace))
 	visible, _ := shown(svc)
-	if err := c.learnShown(ctx, svc, adopt); err != nil {
-		return Allocation{}, err
-	}
 	for range maxDecisions {
 		if c.ledger.heldByNamesake(svc) {
 			// It may be the other that is the living one.

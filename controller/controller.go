@@ -81,7 +81,7 @@ func Add(ctx context.Context, mgr manager.Manager, opts Options) error {
 		return fmt.Errorf("index EndpointSlices: %w", err)
 	}
 	c := &Controller{
-		client:     mgr.GetClient(),
+		client:     client.WithFieldOwner(mgr.GetClient(), fieldOwner),
 		live:       mgr.GetAPIReader(),
 		cache:      mgr.GetCache(),
 		opts:       opts,
@@ -190,7 +190,7 @@ func (c *Controller) fill(ctx context.Context) error {
 		svc := &svcs.Items[i]
 		held := c.ledger.held(client.ObjectKeyFromObject(svc))
 		served := c.opts.Classes.Serves(svc) && svc.DeletionTimestamp == nil
-		c.ledger.describe(svc, c.words.holder(svc), foreignAddresses(svc, held, served))
+		c.ledger.describe(svc, c.words.holder(svc), c.foreignAddresses(svc, held, served))
 	}
 	// What belongs to Services that went while nobody looked has no event.
 	for i := range ips.Items {

@@ -46,8 +46,13 @@ type ledger struct {
 // service is what the ledger keeps of a Service beside its addresses.
 type service struct {
 	uid types.UID
-	// written is the resourceVersion of our last write to it.
+	// written is the resourceVersion of our last write to it, shown the
+	// addresses that it showed then, and stands says that it was not found
+	// overwritten since.
 	written string
+	shown   []netip.Addr
+	stands  bool
+	contest contest
 	// holder carries what sharing depends on; it is in the Service, not in the
 	// LoadBalancerIP.
 	holder  ipam.Holder
@@ -398,6 +403,8 @@ func (l *ledger) wrote(svc *corev1.Service) {
 	defer l.mu.Unlock()
 	if s := l.services[types.NamespacedName{Namespace: svc.Namespace, Name: svc.Name}]; s != nil && s.uid == svc.UID {
 		s.written, s.bound = svc.ResourceVersion, nil
+		s.shown, _ = shown(svc)
+		s.stands = true
 	}
 }
 

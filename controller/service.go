@@ -35,7 +35,7 @@ func (c *Controller) reconcileService(ctx context.Context, req reconcile.Request
 	}
 	held := c.ledger.held(req.NamespacedName)
 	served := c.opts.Classes.Serves(svc) && svc.DeletionTimestamp == nil
-	current, lifted := c.ledger.describe(svc, c.words.holder(svc), foreignAddresses(svc, held, served))
+	current, lifted := c.ledger.describe(svc, c.words.holder(svc), c.foreignAddresses(svc, held, served))
 	if !current {
 		return reconcile.Result{}, nil // the event of our own last write is on its way
 	}
@@ -75,12 +75,13 @@ func allocatedByUs(svc *corev1.Service) bool {
 
 // foreignAddresses returns the addresses that the Service shows and that are
 // not ours to give: it holds none of them, and we never said that we gave one.
-func foreignAddresses(svc *corev1.Service, held []netip.Addr, served bool) []netip.Addr {
-	if served && (len(held) > 0 || allocatedByUs(svc)) {
-		return nil
-	}
+func (c *Controller) foreignAddresses(svc *corev1.Service, held []netip.Addr, served bool) []netip.Addr {
 	addrs, _ := shown(svc)
-	return slices.DeleteFunc(addrs, func(a netip.Addr) bool { return slices.Contains(held, a) })
+	var given []netip.Addr
+	if served && (len(held) > 0 || allocatedByUs(svc)) {
+		given = c.ledger.onlyOurs(svc, addrs)
+	}
+	return slices.DeleteFunc(addrs, func(a netip.Addr) bool { return slices.Contains(held, a) || slices.Contains(given, a) })
 }
 
 // behindPatience is the time in which another controller's doing comes to be
@@ -96,16 +97,30 @@ const claimPatience = 300 * time.Millisecond
 // time to come back, zero for not without a reason.
 func (c *Controller) serve(ctx context.Context, svc *corev1.Service) (time.Duration, error) {
 	name := client.ObjectKeyFromObject(svc)
+	contest, err := c.follow(ctx, svc)
+	if err != nil {
+		return 0, fmt.Errorf("find out who overwrote the status: %w", err)
+	}
 	var adopt []netip.Addr
 	if allocatedByUs(svc) {
-		adopt, _ = shown(svc)
+		visible, _ := shown(svc)
+		if err := c.learnShown(ctx, svc, visible); err != nil {
+			return 0, err
+		}
+		adopt = c.ledger.onlyOurs(svc, visible)
 	}
 	a, err := c.Allocate(ctx, svc, adopt)
 	if err != nil {
 		return 0, fmt.Errorf("allocate: %w", err)
 	}
 	c.ledger.setWaiting(name, len(a.Refusals) > 0)
+	if contest.on() {
+		a.Contested = contest.text()
+	}
 	if !sameShown(svc, a.Addresses) {
+		if left := contest.last.Add(contest.pause()).Sub(c.now()); left > 0 {
+			return left, nil
+		}
 		for _, addr := range a.Addresses {
 			if left := c.ledger.boundSince(svc, addr).Add(claimPatience).Sub(c.now()); left > 0 && c.awaitsClaim(addr) {
 				return left, nil
@@ -134,7 +149,10 @@ func (c *Controller) serve(ctx context.Context, svc *corev1.Service) (time.Durat
 		return 0, err
 	}
 	c.tell(svc, updated)
-	return 0, c.releaseAll(ctx, surplus)
+	if err := c.releaseAll(ctx, surplus); err != nil || !contest.on() {
+		return 0, err
+	}
+	return contest.overAt().Sub(c.now()), nil
 }
 
 // leaveAlone says that the Service shows an address that is not ours.

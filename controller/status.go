@@ -28,6 +28,9 @@ const (
 	// bound to it, and part of its request is not followed, because another
 	// part says something else.
 	ReasonContradictoryRequest = "ContradictoryRequest"
+	// ReasonStatusContested: what the Service should show is bound to it, and
+	// another client keeps writing something else into its status.
+	ReasonStatusContested = "StatusContested"
 	// ReasonAnnounced: a node has claimed every address.
 	ReasonAnnounced = "Announced"
 	// ReasonAwaitingClaim: no node has claimed the address.
@@ -110,6 +113,12 @@ func allocatedCondition(a Allocation) metav1.Condition {
 		if len(a.Addresses) > 0 {
 			cond.Message += "; until then it keeps " + describe(a)
 		}
+	}
+	if a.Contested != "" {
+		if cond.Status == metav1.ConditionTrue {
+			cond.Reason = ReasonStatusContested
+		}
+		cond.Message += "; " + a.Contested
 	}
 	for _, text := range a.Contradictions {
 		cond.Message += "; " + text

@@ -37,11 +37,14 @@ type world struct {
 	events *events.FakeRecorder
 	now    time.Time
 	writes map[string]int
+	// writers are the managers of status.loadBalancer, which the API server in
+	// memory keeps no book of.
+	writers map[string]string
 }
 
 func newWorld(t *testing.T, objects ...client.Object) *world {
 	t.Helper()
-	w := &world{t: t, now: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC), events: events.NewFakeRecorder(1000), writes: map[string]int{}}
+	w := &world{t: t, now: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC), events: events.NewFakeRecorder(1000), writes: map[string]int{}, writers: map[string]string{}}
 	scheme := runtime.NewScheme()
 	for _, add := range []func(*runtime.Scheme) error{clientgoscheme.AddToScheme, v1alpha1.AddToScheme} {
 		if err := add(scheme); err != nil {
@@ -80,7 +83,7 @@ func (w *world) controller() *Controller {
 		},
 	})
 	c := &Controller{
-		client: counted, live: w.api, teller: newTeller(w.events, func() bool { return false }),
+		client: counted, live: interceptor.NewClient(w.api, interceptor.Funcs{Get: w.get}), teller: newTeller(w.events, func() bool { return false }),
 		opts:   Options{Classes: Classes{Class: v1alpha1.DefaultLoadBalancerClass, Default: true}, Workers: 1},
 		words:  understanding(nil),
 		now:    func() time.Time { return w.now },
@@ -118,7 +121,20 @@ func (w *world) patchService(ctx context.Context, svc *corev1.Service) error {
 		return err
 	}
 	stored.DeepCopyInto(svc)
+	w.writers[svc.Name] = fieldOwner
 	return nil
+}
+
+// get reads an object with its managers.
+func (w *world) get(ctx context.Context, c client.WithWatch, key client.ObjectKey, obj client.Object, opts ...client.GetOption) error {
+	err := c.Get(ctx, key, obj, opts...)
+	if svc, ok := obj.(*corev1.Service); ok && err == nil && w.writers[svc.Name] != "" {
+		svc.ManagedFields = []metav1.ManagedFieldsEntry{{
+			Manager: w.writers[svc.Name], Operation: metav1.ManagedFieldsOperationUpdate, Subresource: "status",
+			FieldsV1: metav1.NewFieldsV1(`{"f:status":{"f:loadBalancer":{"f:ingress":{}}}}`),
+		}}
+	}
+	return err
 }
 
 func (w *world) ctx() context.Context { return w.t.Context() }
