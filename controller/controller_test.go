@@ -363,6 +363,32 @@ func TestRestoredServiceIsBoundAnew(t *testing.T) {
 	}
 }
 
+func TestRestoredServicesShareAgain(t *testing.T) {
+	w := newWorld(t, testPool("lan", "192.0.2.0/28"), testService("web", sharing("k", 80)), testService("dns", sharing("k", 53)))
+	w.reconcile("web", "dns")
+	w.c = w.controller()
+	for _, name := range []string{"web", "dns"} {
+		w.edit(name, func(svc *corev1.Service) { svc.Finalizers = nil })
+		restored := w.service(name)
+		if err := w.api.Delete(w.ctx(), w.service(name)); err != nil {
+			t.Fatal(err)
+		}
+		restored.UID, restored.ResourceVersion, restored.Status = types.UID("restored-"+name), "", corev1.ServiceStatus{}
+		w.create(restored)
+	}
+	if err := w.c.fill(w.ctx()); err != nil {
+		t.Fatal(err)
+	}
+	// Each has to be bound again while the other is still bound as it was.
+	for _, name := range []string{"web", "dns"} {
+		req := reconcile.Request{NamespacedName: types.NamespacedName{Namespace: "default", Name: name}}
+		if _, err := w.c.reconcileService(w.ctx(), req); err != nil {
+			t.Fatal(err)
+		}
+		w.shows(name, "192.0.2.0")
+	}
+}
+
 func TestAnotherControllersBindingIsBelieved(t *testing.T) {
 	w := newWorld(t, testPool("lan", "192.0.2.0/28"), testService("first"), testService("web"))
 	w.reconcile("first", "web")

@@ -231,7 +231,8 @@ func (l *ledger) holdingLocked(addr netip.Addr, obj *v1alpha1.LoadBalancerIP) ip
 			// Until the Service itself has been seen nobody may join it.
 			Backend: "unknown " + string(b.UID),
 		}
-		if s := l.services[types.NamespacedName{Namespace: b.Namespace, Name: b.Name}]; s != nil && s.uid == b.UID {
+		// One with another UID is the same Service, restored from a backup.
+		if s := l.services[types.NamespacedName{Namespace: b.Namespace, Name: b.Name}]; s != nil {
 			holder.Backend, holder.SharingNamespaces = s.holder.Backend, s.holder.SharingNamespaces
 		}
 		for _, p := range b.Ports {
@@ -317,12 +318,12 @@ func (l *ledger) boundSince(svc *corev1.Service, addr netip.Addr) time.Time {
 }
 
 // unseenLocked reports whether a Service other than the one named is on the
-// address that describe has not been told of.
+// address that describe has not been told of. One of the same name and another
+// UID has been seen: two restored Services would wait for each other for ever.
 func (l *ledger) unseenLocked(addr netip.Addr, but types.NamespacedName) bool {
 	return slices.ContainsFunc(l.effectiveLocked(addr).Spec.Services, func(b v1alpha1.ServiceBinding) bool {
 		name := types.NamespacedName{Namespace: b.Namespace, Name: b.Name}
-		s := l.services[name]
-		return name != but && (s == nil || s.uid != b.UID)
+		return name != but && l.services[name] == nil
 	})
 }
 
