@@ -40,6 +40,9 @@ type Allocation struct {
 	// Contested says, if it is not empty, who keeps overwriting what the
 	// Service shows. Allocate leaves it to its caller.
 	Contested string
+
+	// lacking is the request as it stands with what the Service keeps.
+	lacking ipam.Request
 }
 
 // maxDecisions bounds how often one reconcile decides again after it lost a
@@ -142,10 +145,7 @@ func (c *Controller) store(ctx context.Context, w *write) (*v1alpha1.LoadBalance
 	}
 	switch {
 	case err == nil:
-		before := c.ledger.settle(addr, w, obj)
-		if freed(before, obj) {
-			c.wake()
-		}
+		c.offer(addr, c.ledger.settle(addr, w, obj), obj)
 		return obj, nil
 	case apierrors.IsAlreadyExists(err), apierrors.IsConflict(err), apierrors.IsNotFound(err):
 		return nil, c.learn(ctx, addr, w)
@@ -166,7 +166,7 @@ func (c *Controller) learn(ctx context.Context, addr netip.Addr, w *write) error
 		return nil
 	case apierrors.IsNotFound(err):
 		c.ledger.settleDeleted(addr, w, w.object.UID, false)
-		c.wake()
+		c.offer(addr, w.object, nil)
 		return nil
 	default:
 		c.ledger.settle(addr, w, nil)
@@ -247,7 +247,7 @@ func (c *Controller) remove(ctx context.Context, addr netip.Addr, w *write) (boo
 	switch {
 	case err == nil:
 		c.ledger.settleDeleted(addr, w, w.object.UID, true)
-		c.wake()
+		c.offer(addr, w.object, nil)
 		return true, nil
 	case apierrors.IsNotFound(err):
 		c.ledger.settleDeleted(addr, w, w.object.UID, false)
@@ -260,12 +260,28 @@ func (c *Controller) remove(ctx context.Context, addr netip.Addr, w *write) (boo
 	}
 }
 
+// offer has Services tried again whom a change of an address is of use to.
+// Before is nil if nothing was known of it, after if it is gone.
+func (c *Controller) offer(addr netip.Addr, before, after *v1alpha1.LoadBalancerIP) {
+	if c.ledger.countWaiting() == 0 || before == nil && after == nil {
+		return
+	}
+	if before != nil && after != nil && equality.Semantic.DeepEqual(before.Spec, after.Spec) {
+		return // a claim, or a condition
+	}
+	if after == nil || before != nil && freed(before, after) {
+		c.wake()
+	}
+	var reserved *v1alpha1.Reservation
+	if after != nil {
+		reserved = after.Spec.ReservedFor
+	}
+	c.wakeAsking(addr, reserved)
+}
+
 // freed reports whether a change of an address may lift a refusal: a Service
 // left it or changed its ports, or it is reserved no longer or for another.
 func freed(before, after *v1alpha1.LoadBalancerIP) bool {
-	if before == nil {
-		return false
-	}
 	for _, b := range before.Spec.Services {
 		if !slices.ContainsFunc(after.Spec.Services, func(a v1alpha1.ServiceBinding) bool {
 			return a.ServiceName == b.ServiceName && slices.Equal(a.Ports, b.Ports)

@@ -5,6 +5,7 @@ package controller
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"sync/atomic"
 	"time"
 
@@ -71,8 +72,9 @@ type queue = workqueue.TypedRateLimitingInterface[reconcile.Request]
 
 // Keys of the config queue.
 const (
-	poolsChanged = "pools"
-	nodesChanged = "nodes"
+	poolsChanged  = "pools"
+	nodesChanged  = "nodes"
+	somethingFree = "free addresses"
 )
 
 // Add registers a Controller with the manager, which runs it once it leads.
@@ -169,7 +171,7 @@ func (c *Controller) NeedLeaderElection() bool { return true }
 // fill reads everything that is held, and what Services show, from the API
 // server itself. The cache may be behind what the last leader wrote.
 func (c *Controller) fill(ctx context.Context) error {
-	if err := c.readPools(ctx); err != nil {
+	if _, err := c.readPools(ctx); err != nil {
 		return err
 	}
 	if _, err := c.readNodes(ctx); err != nil {
@@ -263,9 +265,9 @@ func (c *Controller) addressEvents() toolscache.ResourceEventHandlerFuncs {
 		UpdateFunc: func(_, obj any) { observe(obj.(*v1alpha1.LoadBalancerIP)) },
 		DeleteFunc: func(obj any) {
 			ip := deleted[*v1alpha1.LoadBalancerIP](obj)
-			if c.ledger.forget(ip) {
+			if addr, known := c.ledger.forget(ip); known {
 				c.enqueueServices(ip)
-				c.wake()
+				c.offer(addr, ip, nil)
 			}
 			c.countLater(ip.Spec.Pool)
 		},
@@ -277,11 +279,11 @@ func (c *Controller) addressEvents() toolscache.ResourceEventHandlerFuncs {
 func (c *Controller) spread(before, after *v1alpha1.LoadBalancerIP) {
 	if before != nil {
 		c.enqueueServices(before)
-		if freed(before, after) {
-			c.wake()
-		}
 	}
 	c.enqueueServices(after)
+	if addr, err := netip.ParseAddr(after.Spec.Address); err == nil {
+		c.offer(addr, before, after)
+	}
 }
 
 func (c *Controller) poolEvents() toolscache.ResourceEventHandlerFuncs {
@@ -336,23 +338,10 @@ func (c *Controller) reconcileConfig(ctx context.Context, req reconcile.Request)
 			return reconcile.Result{}, err
 		}
 		c.enqueueAddresses()
+	case somethingFree:
+		c.wakeLonging()
 	}
 	return reconcile.Result{}, nil
-}
-
-// wake has the Services tried again that lack an address.
-func (c *Controller) wake() {
-	for _, name := range c.ledger.waiting() {
-		c.services.Add(reconcile.Request{NamespacedName: name})
-	}
-}
-
-func (c *Controller) wakeNamespace(namespace string) {
-	for _, name := range c.ledger.waiting() {
-		if name.Namespace == namespace {
-			c.services.Add(reconcile.Request{NamespacedName: name})
-		}
-	}
 }
 
 func (c *Controller) enqueueServices(ip *v1alpha1.LoadBalancerIP) {
@@ -361,8 +350,9 @@ func (c *Controller) enqueueServices(ip *v1alpha1.LoadBalancerIP) {
 	}
 }
 
-func (c *Controller) enqueueAddresses() {
-	for _, addr := range c.ledger.known() {
+// enqueueAddresses has the addresses of these pools looked at, all without any.
+func (c *Controller) enqueueAddresses(pools ...string) {
+	for _, addr := range c.ledger.known(pools...) {
 		c.addresses.Add(request(ipam.ObjectName(addr)))
 	}
 }

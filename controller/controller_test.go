@@ -194,10 +194,18 @@ func TestDualStack(t *testing.T) {
 			t.Errorf("condition %+v", cond)
 		}
 		w.create(testPool("six", "2001:db8::/64"))
-		w.sync()
-		w.c.wake()
+		w.editedPools()
 		w.reconcile()
 		w.shows("web", "2001:db8::", "192.0.2.0")
+	})
+	t.Run("one that asks for its first by number gets the second when it can be had", func(t *testing.T) {
+		w := newWorld(t, testPool("lan", "192.0.2.0/24"), testService("web", dual(corev1.IPFamilyPolicyPreferDualStack), asking("192.0.2.7")))
+		w.reconcile("web")
+		w.shows("web", "192.0.2.7")
+		w.create(testPool("six", "2001:db8::/64"))
+		w.editedPools()
+		w.reconcile()
+		w.shows("web", "2001:db8::", "192.0.2.7")
 	})
 }
 
@@ -395,7 +403,7 @@ func TestAnotherControllersBindingIsBelieved(t *testing.T) {
 	w.shows("web", "192.0.2.1")
 	// This one has seen the Service before any of the addresses.
 	w.c, w.writes = w.controller(), map[string]int{}
-	if err := w.c.readPools(w.ctx()); err != nil {
+	if _, err := w.c.readPools(w.ctx()); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := w.c.readNodes(w.ctx()); err != nil {

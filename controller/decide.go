@@ -49,6 +49,7 @@ func (c *Controller) decide(ctx context.Context, svc *corev1.Service, want contr
 			return decision{busy: w.done}
 		}
 	}
+	c.waitLocked(&waiter{name: name, request: d.lacking, refusals: d.Refusals, partial: want.partial})
 	for i, addr := range d.Addresses {
 		if w := c.bindLocked(ctx, svc, want, addr, d.Pools[i]); w != nil {
 			d.writes = append(d.writes, w)
@@ -64,10 +65,9 @@ func (c *Controller) decide(ctx context.Context, svc *corev1.Service, want contr
 // on. What is held stays unless the Service itself asks for something else.
 func (c *Controller) chooseLocked(want contract, held, visible, adopt []netip.Addr) decision {
 	l, req := c.ledger, want.request
-	d := decision{Allocation: Allocation{Contradictions: want.contradictions}}
+	d := decision{Allocation: Allocation{Contradictions: want.contradictions, lacking: want.request}}
 	chosen := map[ipam.Family]ipam.Pick{}
 
-	var missing []ipam.Family
 	for _, family := range req.Families {
 		keep, refusal := c.keepLocked(want, family, held, visible)
 		if refusal != nil {
@@ -86,14 +86,15 @@ func (c *Controller) chooseLocked(want contract, held, visible, adopt []netip.Ad
 			}
 			chosen[family] = pick
 			req.Have = append(req.Have, keep)
-		} else if refusal == nil {
-			missing = append(missing, family)
+			if refusal == nil {
+				d.lacking.Have = append(d.lacking.Have, keep)
+			}
 		}
 	}
 	if want.invalid != nil {
+		d.lacking.Families = nil
 		d.Refusals = append(d.Refusals, *want.invalid)
-	} else if len(missing) > 0 {
-		req.Families = missing
+	} else if len(req.Have) < len(req.Families) {
 		choice := l.alloc.Choose(req)
 		d.Refusals = append(d.Refusals, choice.Refusals...)
 		for _, pick := range choice.Picks {
@@ -145,7 +146,7 @@ func (c *Controller) keepLocked(want contract, family ipam.Family, held, visible
 	}
 	if req.PoolNamed != "" && !slices.Contains(l.alloc.PoolsContaining(current), req.PoolNamed) && l.effectiveLocked(current).Spec.Pool != req.PoolNamed {
 		move := req
-		move.Families = []ipam.Family{family}
+		move.Have = slices.DeleteFunc(slices.Clone(held), func(a netip.Addr) bool { return ipam.FamilyOf(a) == family })
 		if refusals := l.alloc.Choose(move).Refusals; len(refusals) > 0 {
 			return current, &refusals[0]
 		}

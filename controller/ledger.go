@@ -34,8 +34,7 @@ type ledger struct {
 	// deletion the watch has yet to tell.
 	deleted  map[types.UID]struct{}
 	services map[types.NamespacedName]*service
-	// lacking are the Services that lack an address that they want.
-	lacking map[types.NamespacedName]struct{}
+	waiting  waiting
 	// holdings are the addresses bound to a namespace/name, whatever the UID.
 	holdings map[types.NamespacedName]map[netip.Addr]struct{}
 	// counts is the number of bound addresses that a node announces or is
@@ -79,7 +78,7 @@ func newLedger() *ledger {
 		intended: map[netip.Addr]*write{},
 		deleted:  map[types.UID]struct{}{},
 		services: map[types.NamespacedName]*service{},
-		lacking:  map[types.NamespacedName]struct{}{},
+		waiting:  newWaiting(),
 		holdings: map[types.NamespacedName]map[netip.Addr]struct{}{},
 		counts:   map[string]int{},
 	}
@@ -109,21 +108,21 @@ func (l *ledger) observeLocked(obj *v1alpha1.LoadBalancerIP) (before *v1alpha1.L
 	return before, true
 }
 
-// forget takes a deletion from the watch. It reports whether the ledger had
-// believed in the object.
-func (l *ledger) forget(obj *v1alpha1.LoadBalancerIP) bool {
+// forget takes a deletion from the watch. It returns the address, and whether
+// the ledger had believed in the object.
+func (l *ledger) forget(obj *v1alpha1.LoadBalancerIP) (addr netip.Addr, known bool) {
 	addr, err := netip.ParseAddr(obj.Spec.Address)
 	if err != nil {
-		return false
+		return netip.Addr{}, false
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	delete(l.deleted, obj.UID)
 	if known := l.objects[addr]; known == nil || known.UID != obj.UID {
-		return false
+		return addr, false
 	}
 	l.replaceLocked(addr, nil)
-	return true
+	return addr, true
 }
 
 // replaceLocked sets the known object of addr, nil for none, and everything
@@ -391,7 +390,6 @@ func (l *ledger) dropForeignLocked(s *service) {
 func (l *ledger) forgetService(name types.NamespacedName) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	delete(l.lacking, name)
 	if s := l.services[name]; s != nil {
 		l.dropForeignLocked(s)
 		delete(l.services, name)
@@ -409,29 +407,18 @@ func (l *ledger) wrote(svc *corev1.Service) {
 	}
 }
 
-// setWaiting says whether the Service lacks an address.
-func (l *ledger) setWaiting(name types.NamespacedName, lacks bool) {
+// known returns every address that has an object, of these pools if any are
+// named.
+func (l *ledger) known(pools ...string) []netip.Addr {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if lacks {
-		l.lacking[name] = struct{}{}
-	} else {
-		delete(l.lacking, name)
+	var addrs []netip.Addr
+	for addr, obj := range l.objects {
+		if len(pools) == 0 || slices.Contains(pools, obj.Spec.Pool) {
+			addrs = append(addrs, addr)
+		}
 	}
-}
-
-// waiting returns the Services that lack an address.
-func (l *ledger) waiting() []types.NamespacedName {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return slices.Collect(maps.Keys(l.lacking))
-}
-
-// known returns every address that has an object.
-func (l *ledger) known() []netip.Addr {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return slices.Collect(maps.Keys(l.objects))
+	return addrs
 }
 
 // isLocal reports whether a Service's endpoints decide who may announce it.

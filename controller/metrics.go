@@ -30,7 +30,7 @@ func (m collector) Describe(ch chan<- *prometheus.Desc) {
 }
 
 func (m collector) Collect(ch chan<- prometheus.Metric) {
-	ch <- prometheus.MustNewConstMetric(servicesWaiting, prometheus.GaugeValue, float64(len(m.c.ledger.waiting())))
+	ch <- prometheus.MustNewConstMetric(servicesWaiting, prometheus.GaugeValue, float64(m.c.ledger.countWaiting()))
 	for _, pool := range m.c.pools.names() {
 		m.c.ledger.mu.Lock()
 		stats, ok := m.c.ledger.alloc.Stats(pool)

@@ -7,17 +7,20 @@ import (
 	"fmt"
 	"maps"
 	"math/big"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
 	"time"
 
+	"go4.org/netipx"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
@@ -48,7 +51,8 @@ type pool struct {
 	reuseAfter time.Duration
 	// ready is the condition that says what of the spec can't be used.
 	ready metav1.Condition
-	// generation of the spec that was read.
+	// uid and generation of the spec that was read.
+	uid        types.UID
 	generation int64
 }
 
@@ -56,6 +60,7 @@ type pool struct {
 // selector that can't be read selects nothing.
 func readPool(obj *v1alpha1.LoadBalancerIPPool) *pool {
 	p := &pool{
+		uid:        obj.UID,
 		generation: obj.Generation,
 		ipam: ipam.Pool{
 			Name:          obj.Name,
@@ -112,16 +117,28 @@ func readPool(obj *v1alpha1.LoadBalancerIPPool) *pool {
 	return p
 }
 
+// admits reports whether both selectors match.
+func (p *pool) admits(svc *corev1.Service, namespace labels.Set) bool {
+	return p.services.Matches(labels.Set(svc.Labels)) && p.namespaces.Matches(namespace)
+}
+
+// spans reports whether the pool has an address, or would but for an
+// exclusion.
+func (p *pool) spans(addr netip.Addr) bool {
+	return addr.IsValid() && slices.ContainsFunc(p.ipam.Ranges, func(r netipx.IPRange) bool { return r.Contains(addr) })
+}
+
 // pools are the pools as they are used now.
 type pools struct {
 	mu     sync.RWMutex
 	byName map[string]*pool
 }
 
-func (p *pools) set(byName map[string]*pool) {
+func (p *pools) set(byName map[string]*pool) (before map[string]*pool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.byName = byName
+	before, p.byName = p.byName, byName
+	return before
 }
 
 func (p *pools) get(name string) *pool {
@@ -142,7 +159,7 @@ func (p *pools) admitting(svc *corev1.Service, namespace labels.Set) []string {
 	defer p.mu.RUnlock()
 	var names []string
 	for name, pool := range p.byName {
-		if pool.services.Matches(labels.Set(svc.Labels)) && pool.namespaces.Matches(namespace) {
+		if pool.admits(svc, namespace) {
 			names = append(names, name)
 		}
 	}
@@ -157,11 +174,18 @@ func (p *pools) reuseAfter(name string) time.Duration {
 	return defaultReuseAfter
 }
 
-// readPools takes the pools from the cache into the ledger.
-func (c *Controller) readPools(ctx context.Context) error {
+// poolEdit is a pool before and after an edit, nil if there was or is none.
+type poolEdit struct {
+	name          string
+	before, after *pool
+}
+
+// readPools takes the pools from the cache into the ledger. It returns those
+// whose spec is not what it was.
+func (c *Controller) readPools(ctx context.Context) ([]poolEdit, error) {
 	var list v1alpha1.LoadBalancerIPPoolList
 	if err := c.client.List(ctx, &list); err != nil {
-		return err
+		return nil, err
 	}
 	byName := make(map[string]*pool, len(list.Items))
 	all := make([]ipam.Pool, 0, len(list.Items))
@@ -170,24 +194,39 @@ func (c *Controller) readPools(ctx context.Context) error {
 		byName[p.ipam.Name] = p
 		all = append(all, p.ipam)
 	}
-	c.pools.set(byName)
+	before := c.pools.set(byName)
 	c.ledger.mu.Lock()
-	defer c.ledger.mu.Unlock()
 	c.ledger.alloc.SetPools(all)
-	return nil
+	c.ledger.mu.Unlock()
+
+	var edits []poolEdit
+	for name, was := range before {
+		if is := byName[name]; is == nil || is.uid != was.uid || is.generation != was.generation {
+			edits = append(edits, poolEdit{name, was, is})
+		}
+	}
+	for name, is := range byName {
+		if before[name] == nil {
+			edits = append(edits, poolEdit{name, nil, is})
+		}
+	}
+	return edits, nil
 }
 
 // reconcilePools takes an edit of any pool: all pools at once, because they
 // may overlap.
 func (c *Controller) reconcilePools(ctx context.Context) error {
-	if err := c.readPools(ctx); err != nil {
+	edits, err := c.readPools(ctx)
+	if err != nil {
 		return err
 	}
-	c.wake()
 	for _, name := range c.pools.names() {
 		c.poolStatus.Add(request(name))
 	}
-	c.enqueueAddresses()
+	for _, e := range edits {
+		c.enqueueAddresses(e.name)
+	}
+	c.wakeConcerned(ctx, edits)
 	return nil
 }
 

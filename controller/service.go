@@ -46,10 +46,10 @@ func (c *Controller) reconcileService(ctx context.Context, req reconcile.Request
 	var err error
 	switch {
 	case !served:
-		c.ledger.setWaiting(req.NamespacedName, false)
+		c.waitNoMore(req.NamespacedName)
 		err = c.relinquish(ctx, svc, held)
 	case len(held) == 0 && !allocatedByUs(svc) && len(svc.Status.LoadBalancer.Ingress) > 0:
-		c.ledger.setWaiting(req.NamespacedName, false)
+		c.waitNoMore(req.NamespacedName)
 		err = c.leaveAlone(ctx, svc)
 	default:
 		result.RequeueAfter, err = c.serve(ctx, svc)
@@ -113,7 +113,6 @@ func (c *Controller) serve(ctx context.Context, svc *corev1.Service) (time.Durat
 	if err != nil {
 		return 0, fmt.Errorf("allocate: %w", err)
 	}
-	c.ledger.setWaiting(name, len(a.Refusals) > 0)
 	if contest.on() {
 		a.Contested = contest.text()
 	}
@@ -199,6 +198,7 @@ func (c *Controller) relinquish(ctx context.Context, svc *corev1.Service, held [
 // asked before anything goes.
 func (c *Controller) releaseGone(ctx context.Context, name types.NamespacedName) error {
 	held := c.ledger.holdingsOf(name, c.ledger.held(name))
+	c.waitNoMore(name)
 	if len(held) == 0 {
 		c.ledger.forgetService(name)
 		return nil

@@ -142,7 +142,7 @@ func (w *world) ctx() context.Context { return w.t.Context() }
 // sync shows the Controller pools, nodes and addresses as stored.
 func (w *world) sync() {
 	w.t.Helper()
-	if err := w.c.readPools(w.ctx()); err != nil {
+	if _, err := w.c.readPools(w.ctx()); err != nil {
 		w.t.Fatal(err)
 	}
 	if _, err := w.c.readNodes(w.ctx()); err != nil {
@@ -150,6 +150,14 @@ func (w *world) sync() {
 	}
 	for _, ip := range w.addresses() {
 		w.c.ledger.observe(&ip)
+	}
+}
+
+// editedPools shows the Controller that pools were edited.
+func (w *world) editedPools() {
+	w.t.Helper()
+	if err := w.c.reconcilePools(w.ctx()); err != nil {
+		w.t.Fatal(err)
 	}
 }
 
@@ -185,7 +193,15 @@ func (w *world) reconcile(names ...string) {
 	for _, name := range names {
 		w.c.services.Add(reconcile.Request{NamespacedName: types.NamespacedName{Namespace: "default", Name: name}})
 	}
-	for w.c.services.Len() > 0 {
+	for w.c.services.Len()+w.c.config.Len() > 0 {
+		if w.c.config.Len() > 0 {
+			req, _ := w.c.config.Get()
+			if _, err := w.c.reconcileConfig(w.ctx(), req); err != nil {
+				w.t.Fatalf("reconcile %s: %v", req.Name, err)
+			}
+			w.c.config.Done(req)
+			continue
+		}
 		req, _ := w.c.services.Get()
 		result, err := w.c.reconcileService(w.ctx(), req)
 		if err != nil {
