@@ -4,7 +4,9 @@ package controller
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"net/http"
 	"net/netip"
 	"sync/atomic"
 	"time"
@@ -36,6 +38,9 @@ type Options struct {
 	// Workers is how many Services, and how many addresses, are worked on at
 	// once. Most of a worker's time is spent waiting for the API server.
 	Workers int
+	// Cloud leaves Services to another program, which asks what
+	// [Controller.LoadBalancer] returns.
+	Cloud bool
 	// Peers are the other load balancers whose annotations are understood, too.
 	Peers []Peer
 }
@@ -61,6 +66,9 @@ type Controller struct {
 	teller *teller
 	// atWork counts the Services that are being worked on.
 	atWork atomic.Int32
+	// warm says that the caches are filled, and filled that the ledger is.
+	warm, filled atomic.Bool
+	elected      <-chan struct{}
 
 	services   queue
 	addresses  queue
@@ -78,15 +86,16 @@ const (
 )
 
 // Add registers a Controller with the manager, which runs it once it leads.
-func Add(ctx context.Context, mgr manager.Manager, opts Options) error {
+func Add(ctx context.Context, mgr manager.Manager, opts Options) (*Controller, error) {
 	if err := mgr.GetFieldIndexer().IndexField(ctx, &discoveryv1.EndpointSlice{}, endpointsByService, indexEndpointsByService); err != nil {
-		return fmt.Errorf("index EndpointSlices: %w", err)
+		return nil, fmt.Errorf("index EndpointSlices: %w", err)
 	}
 	c := &Controller{
 		client:     client.WithFieldOwner(mgr.GetClient(), fieldOwner),
 		live:       mgr.GetAPIReader(),
 		cache:      mgr.GetCache(),
 		opts:       opts,
+		elected:    mgr.Elected(),
 		words:      understanding(opts.Peers),
 		now:        time.Now,
 		ledger:     newLedger(),
@@ -100,13 +109,43 @@ func Add(ctx context.Context, mgr manager.Manager, opts Options) error {
 	// Warm the caches before the lease is won.
 	for _, obj := range watched() {
 		if _, err := mgr.GetCache().GetInformer(ctx, obj); err != nil {
-			return fmt.Errorf("watch %T: %w", obj, err)
+			return nil, fmt.Errorf("watch %T: %w", obj, err)
 		}
 	}
 	if err := registerMetrics(c); err != nil {
-		return fmt.Errorf("register metrics: %w", err)
+		return nil, fmt.Errorf("register metrics: %w", err)
 	}
-	return mgr.Add(c)
+	if err := mgr.Add(onceWarm(func() { c.warm.Store(true) })); err != nil {
+		return nil, err
+	}
+	return c, mgr.Add(c)
+}
+
+// onceWarm is called by the manager when the caches are filled, whoever leads.
+type onceWarm func()
+
+func (f onceWarm) Start(context.Context) error {
+	f()
+	return nil
+}
+
+func (onceWarm) NeedLeaderElection() bool { return false }
+
+// Ready is a readiness check: it fails until the caches are filled and, on the
+// leader, until everything that is held has been read.
+func (c *Controller) Ready(*http.Request) error {
+	switch {
+	case !c.warm.Load():
+		return errors.New("the caches are being filled")
+	case c.filled.Load():
+		return nil
+	}
+	select {
+	case <-c.elected:
+		return errors.New("what is held is being read")
+	default:
+		return nil
+	}
 }
 
 func watched() []client.Object {
@@ -132,6 +171,7 @@ func (c *Controller) Start(ctx context.Context) error {
 	if err := c.fill(ctx); err != nil {
 		return fmt.Errorf("read what is held: %w", err)
 	}
+	c.filled.Store(true)
 	stop, err := c.watch(ctx)
 	if err != nil {
 		return err

@@ -45,6 +45,7 @@ func (c *Controller) reconcileService(ctx context.Context, req reconcile.Request
 	var result reconcile.Result
 	var err error
 	switch {
+	case c.opts.Cloud:
 	case !served:
 		c.waitNoMore(req.NamespacedName)
 		err = c.relinquish(ctx, svc, held)

@@ -128,14 +128,15 @@ func run(ctx context.Context, f flags) error {
 	if err := mgr.AddHealthzCheck("ping", healthz.Ping); err != nil {
 		return err
 	}
-	if err := mgr.AddReadyzCheck("ping", healthz.Ping); err != nil {
-		return err
-	}
-	if err := controller.Add(ctx, mgr, controller.Options{
+	c, err := controller.Add(ctx, mgr, controller.Options{
 		Classes: controller.Classes{Class: f.class, Default: f.defaultClass},
 		Workers: f.workers,
 		Peers:   f.peers,
-	}); err != nil {
+	})
+	if err != nil {
+		return err
+	}
+	if err := mgr.AddReadyzCheck("filled", c.Ready); err != nil {
 		return err
 	}
 	return mgr.Start(ctx)
