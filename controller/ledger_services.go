@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controller
+
+import (
+	"net/netip"
+	"slices"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/fairlead-lb/fairlead/api/v1alpha1"
+	"github.com/fairlead-lb/fairlead/ipam"
+)
+
+// service is what the ledger keeps of a Service beside its addresses.
+type service struct {
+	uid types.UID
+	// written is the resourceVersion of our last write to it, shown the
+	// addresses that it showed then, and stands says that it was not found
+	// overwritten since.
+	written string
+	shown   []netip.Addr
+	stands  bool
+	contest contest
+	// holder carries what sharing depends on; it is in the Service, not in the
+	// LoadBalancerIP.
+	holder  ipam.Holder
+	foreign []netip.Addr
+	// bound says when this controller itself bound an address to it that it
+	// does not show yet.
+	bound map[netip.Addr]time.Time
+}
+
+// boundByUs takes note that this controller has bound an address.
+func (l *ledger) boundByUs(svc *corev1.Service, addr netip.Addr, now time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if s := l.services[types.NamespacedName{Namespace: svc.Namespace, Name: svc.Name}]; s != nil && s.uid == svc.UID {
+		if s.bound == nil {
+			s.bound = map[netip.Addr]time.Time{}
+		}
+		s.bound[addr] = now
+	}
+}
+
+// boundSince returns when this controller itself bound the address to the
+// Service, the zero time if it did not.
+func (l *ledger) boundSince(svc *corev1.Service, addr netip.Addr) time.Time {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if s := l.services[types.NamespacedName{Namespace: svc.Namespace, Name: svc.Name}]; s != nil && s.uid == svc.UID {
+		return s.bound[addr]
+	}
+	return time.Time{}
+}
+
+// unseenLocked reports whether a Service other than the one named is on the
+// address that describe has not been told of. One of the same name and another
+// UID has been seen: two restored Services would wait for each other for ever.
+func (l *ledger) unseenLocked(addr netip.Addr, but types.NamespacedName) bool {
+	return slices.ContainsFunc(l.effectiveLocked(addr).Spec.Services, func(b v1alpha1.ServiceBinding) bool {
+		name := types.NamespacedName{Namespace: b.Namespace, Name: b.Name}
+		return name != but && l.services[name] == nil
+	})
+}
+
+// describe takes a Service from the cache: what sharing depends on, and the
+// addresses that it shows and does not hold. It is not current when our own
+// last write to the Service is newer, and then nothing may be decided on it.
+// Lifted says that another Service's refusal may no longer stand.
+func (l *ledger) describe(svc *corev1.Service, holder ipam.Holder, foreign []netip.Addr) (current, lifted bool) {
+	name := types.NamespacedName{Namespace: svc.Namespace, Name: svc.Name}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	s := l.services[name]
+	if s != nil && s.uid != svc.UID {
+		l.dropForeignLocked(s)
+		s = nil
+	}
+	first := s == nil
+	if first {
+		s = &service{uid: svc.UID}
+		l.services[name] = s
+	}
+	if s.written != "" && newer(s.written, svc.ResourceVersion) {
+		return false, false
+	}
+	changed := first || holder.Backend != s.holder.Backend || !slices.Equal(holder.SharingNamespaces, s.holder.SharingNamespaces)
+	s.holder = holder
+	for addr := range l.holdings[name] {
+		if obj := l.effectiveLocked(addr); changed && obj.Spec.SharingKey != "" {
+			l.alloc.Put(l.holdingLocked(addr, obj))
+			lifted = true
+		}
+	}
+	if !slices.Equal(foreign, s.foreign) {
+		lifted = lifted || len(s.foreign) > 0
+		l.dropForeignLocked(s)
+		for _, a := range foreign {
+			l.alloc.PutForeign(a, ref(svc))
+		}
+		s.foreign = foreign
+	}
+	return true, lifted
+}
+
+func (l *ledger) dropForeignLocked(s *service) {
+	for _, a := range s.foreign {
+		l.alloc.DeleteForeign(a, string(s.uid))
+	}
+	s.foreign = nil
+}
+
+// forgetService drops what describe took.
+func (l *ledger) forgetService(name types.NamespacedName) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if s := l.services[name]; s != nil {
+		l.dropForeignLocked(s)
+		delete(l.services, name)
+	}
+}
+
+// wrote takes the resourceVersion of our own write to a Service.
+func (l *ledger) wrote(svc *corev1.Service) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if s := l.services[types.NamespacedName{Namespace: svc.Namespace, Name: svc.Name}]; s != nil && s.uid == svc.UID {
+		s.written, s.bound = svc.ResourceVersion, nil
+		s.shown, _ = shown(svc)
+		s.stands = true
+	}
+}
+
+// isLocal reports whether a Service's endpoints decide who may announce it.
+func (l *ledger) isLocal(name types.NamespacedName) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	s := l.services[name]
+	return s != nil && s.holder.Backend != ""
+}
