@@ -94,6 +94,11 @@ func (v vocabulary) read(svc *corev1.Service) contract {
 	return c
 }
 
+// holder returns what others who share an address need to know.
+func (c contract) holder() ipam.Holder {
+	return ipam.Holder{Backend: c.request.Backend, SharingNamespaces: c.request.SharingNamespaces}
+}
+
 // holder reads what others who share an address with svc need to know of it.
 func (v vocabulary) holder(svc *corev1.Service) ipam.Holder {
 	h := ipam.Holder{Backend: backendOf(svc)}

@@ -226,6 +226,33 @@ func TestSharing(t *testing.T) {
 	})
 }
 
+func TestEditOfOneSharerMovesNoOther(t *testing.T) {
+	local := func(svc *corev1.Service) {
+		svc.Spec.ExternalTrafficPolicy, svc.Spec.Selector = corev1.ServiceExternalTrafficPolicyLocal, map[string]string{"app": "x"}
+	}
+	w := newWorld(t, testPool("lan", "192.0.2.0/28"), testService("first", sharing("k", 80)), testService("second", sharing("k", 443)), testService("third", sharing("k", 53), local))
+	w.reconcile("first", "second", "third")
+	w.shows("second", "192.0.2.0")
+	w.shows("third", "192.0.2.1")
+	w.edit("first", local)
+	// Others may be looked at before the edited one is, and while it moves.
+	svc := w.service("first")
+	w.c.ledger.describe(svc, w.c.words.holder(svc), nil)
+	w.look("second")
+	w.shows("second", "192.0.2.0")
+	w.reconcile("first")
+	w.shows("second", "192.0.2.0")
+	w.shows("first", "192.0.2.1")
+	w.reconcile("second", "third")
+	w.shows("second", "192.0.2.0")
+	w.shows("third", "192.0.2.1")
+	// What the first agreed to counts where it is now.
+	w.create(testService("fourth", sharing("k", 22)), testService("fifth", sharing("k", 23), local))
+	w.reconcile("fourth", "fifth")
+	w.shows("fourth", "192.0.2.0")
+	w.shows("fifth", "192.0.2.1")
+}
+
 func TestForeignAddressIsLeftAlone(t *testing.T) {
 	shows := []corev1.LoadBalancerIngress{{IP: "192.0.2.0"}}
 	w := newWorld(t, testPool("lan", "192.0.2.0/31"), testService("alien", func(svc *corev1.Service) { svc.Status.LoadBalancer.Ingress = shows }), testService("web"))

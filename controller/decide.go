@@ -49,6 +49,9 @@ func (c *Controller) decide(ctx context.Context, svc *corev1.Service, want contr
 			return decision{busy: w.done}
 		}
 	}
+	if want.request.SharingKey != "" && l.acceptLocked(name, want.holder(), d.Addresses) {
+		c.wakeLocked()
+	}
 	c.waitLocked(&waiter{name: name, request: d.lacking, refusals: d.Refusals, partial: want.partial})
 	for i, addr := range d.Addresses {
 		if w := c.bindLocked(ctx, svc, want, addr, d.Pools[i]); w != nil {

@@ -212,7 +212,11 @@ func (l *ledger) holdingLocked(addr netip.Addr, obj *v1alpha1.LoadBalancerIP) ip
 		}
 		// One with another UID is the same Service, restored from a backup.
 		if s := l.services[types.NamespacedName{Namespace: b.Namespace, Name: b.Name}]; s != nil {
-			holder.Backend, holder.SharingNamespaces = s.holder.Backend, s.holder.SharingNamespaces
+			is, accepted := s.accepted[addr]
+			if !accepted {
+				is = s.holder
+			}
+			holder.Backend, holder.SharingNamespaces = is.Backend, is.SharingNamespaces
 		}
 		for _, p := range b.Ports {
 			holder.Ports = append(holder.Ports, ipam.Port{Protocol: ipam.Protocol(p.Protocol), Number: uint16(p.Port)})

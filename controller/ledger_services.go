@@ -26,8 +26,12 @@ type service struct {
 	contest contest
 	// holder carries what sharing depends on; it is in the Service, not in the
 	// LoadBalancerIP.
-	holder  ipam.Holder
-	foreign []netip.Addr
+	holder ipam.Holder
+	// accepted is the same as it was when the Service was last found to go
+	// with the others on an address. After an edit by which it does no longer
+	// it is the one to leave, and the others are not to see that edit.
+	accepted map[netip.Addr]ipam.Holder
+	foreign  []netip.Addr
 	// bound says when this controller itself bound an address to it that it
 	// does not show yet.
 	bound map[netip.Addr]time.Time
@@ -79,22 +83,19 @@ func (l *ledger) describe(svc *corev1.Service, holder ipam.Holder, foreign []net
 		l.dropForeignLocked(s)
 		s = nil
 	}
-	first := s == nil
-	if first {
-		s = &service{uid: svc.UID}
+	if s == nil {
+		s = &service{uid: svc.UID, holder: holder}
 		l.services[name] = s
+		for addr := range l.holdings[name] {
+			if l.effectiveLocked(addr).Spec.SharingKey != "" {
+				lifted = l.acceptLocked(name, holder, []netip.Addr{addr}) || lifted
+			}
+		}
 	}
 	if s.written != "" && newer(s.written, svc.ResourceVersion) {
 		return false, false
 	}
-	changed := first || holder.Backend != s.holder.Backend || !slices.Equal(holder.SharingNamespaces, s.holder.SharingNamespaces)
 	s.holder = holder
-	for addr := range l.holdings[name] {
-		if obj := l.effectiveLocked(addr); changed && obj.Spec.SharingKey != "" {
-			l.alloc.Put(l.holdingLocked(addr, obj))
-			lifted = true
-		}
-	}
 	if !slices.Equal(foreign, s.foreign) {
 		lifted = lifted || len(s.foreign) > 0
 		l.dropForeignLocked(s)
@@ -104,6 +105,35 @@ func (l *ledger) describe(svc *corev1.Service, holder ipam.Holder, foreign []net
 		s.foreign = foreign
 	}
 	return true, lifted
+}
+
+// acceptLocked takes note that a Service as it is now goes with the others on
+// these addresses. It reports whether that is news of one: others who were
+// refused may be able to join it.
+func (l *ledger) acceptLocked(name types.NamespacedName, holder ipam.Holder, addrs []netip.Addr) (news bool) {
+	s := l.services[name]
+	if s == nil {
+		return false
+	}
+	for addr := range s.accepted {
+		if _, holds := l.holdings[name][addr]; !holds {
+			delete(s.accepted, addr)
+		}
+	}
+	for _, addr := range addrs {
+		if was, ok := s.accepted[addr]; ok && was.Backend == holder.Backend && slices.Equal(was.SharingNamespaces, holder.SharingNamespaces) {
+			continue
+		}
+		if s.accepted == nil {
+			s.accepted = map[netip.Addr]ipam.Holder{}
+		}
+		s.accepted[addr] = holder
+		if _, holds := l.holdings[name][addr]; holds {
+			l.alloc.Put(l.holdingLocked(addr, l.effectiveLocked(addr)))
+			news = true
+		}
+	}
+	return news
 }
 
 func (l *ledger) dropForeignLocked(s *service) {

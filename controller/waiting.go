@@ -222,7 +222,13 @@ func (c *Controller) waitNoMore(name types.NamespacedName) {
 // wake has Services tried again that lack an address, after something became
 // free.
 func (c *Controller) wake() {
-	if c.ledger.countWaiting() > 0 {
+	c.ledger.mu.Lock()
+	defer c.ledger.mu.Unlock()
+	c.wakeLocked()
+}
+
+func (c *Controller) wakeLocked() {
+	if len(c.ledger.waiting.byName) > 0 {
 		c.config.Add(request(somethingFree))
 	}
 }

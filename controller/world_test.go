@@ -37,6 +37,8 @@ type world struct {
 	events *events.FakeRecorder
 	now    time.Time
 	writes map[string]int
+	// reads are those of the API server itself, past the cache.
+	reads int
 	// writers are the managers of status.loadBalancer, which the API server in
 	// memory keeps no book of.
 	writers map[string]string
@@ -127,6 +129,7 @@ func (w *world) patchService(ctx context.Context, svc *corev1.Service) error {
 
 // get reads an object with its managers.
 func (w *world) get(ctx context.Context, c client.WithWatch, key client.ObjectKey, obj client.Object, opts ...client.GetOption) error {
+	w.reads++
 	err := c.Get(ctx, key, obj, opts...)
 	if svc, ok := obj.(*corev1.Service); ok && err == nil && w.writers[svc.Name] != "" {
 		svc.ManagedFields = []metav1.ManagedFieldsEntry{{
