@@ -44,7 +44,7 @@ func (c *Controller) reconcileAddress(ctx context.Context, req reconcile.Request
 		}
 		return reconcile.Result{}, c.checkPool(ctx, addr, obj)
 	case obj.Spec.ReservedFor != nil:
-		return reconcile.Result{}, nil
+		return reconcile.Result{}, c.checkPool(ctx, addr, obj)
 	}
 	released := obj.CreationTimestamp
 	if obj.Spec.Released != nil {
@@ -122,11 +122,15 @@ func (c *Controller) checkPool(ctx context.Context, addr netip.Addr, obj *v1alph
 	in := obj.Spec.Pool == "" || slices.Contains(c.ledger.alloc.PoolsContaining(addr), obj.Spec.Pool)
 	c.ledger.mu.Unlock()
 	if !in {
+		stays := "it stays with its Service and is announced until that is deleted or asks for another"
+		if len(obj.Spec.Services) == 0 {
+			stays = "it stays reserved until this LoadBalancerIP is deleted"
+		}
 		cond.Status, cond.Reason = metav1.ConditionTrue, reasonNotInPool
-		cond.Message = fmt.Sprintf("pool %s no longer has %s; it stays with its Service and is announced until that is deleted or asks for another", obj.Spec.Pool, addr)
+		cond.Message = fmt.Sprintf("pool %s no longer has %s; %s", obj.Spec.Pool, addr, stays)
 		if c.pools.get(obj.Spec.Pool) == nil {
 			cond.Reason = reasonPoolGone
-			cond.Message = fmt.Sprintf("pool %s, which %s came from, is gone; it stays with its Service and is announced until that is deleted or asks for another", obj.Spec.Pool, addr)
+			cond.Message = fmt.Sprintf("pool %s, which %s came from, is gone; %s", obj.Spec.Pool, addr, stays)
 		}
 	}
 	before := meta.FindStatusCondition(obj.Status.Conditions, v1alpha1.PoolMismatch)

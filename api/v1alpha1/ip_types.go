@@ -67,6 +67,7 @@ type Release struct {
 // is set and else Resting.
 //
 // +kubebuilder:validation:XValidation:rule="!(has(self.released) && has(self.services) && self.services.size() > 0)",message="an address that Services hold is not released: remove spec.released or spec.services"
+// +kubebuilder:validation:XValidation:rule="has(self.reservedFor) || has(self.released) || (has(self.services) && self.services.size() > 0)",message="say whom the address is kept for: add spec.reservedFor with a namespace, and with a name for one Service alone; to give it up, delete this LoadBalancerIP"
 type LoadBalancerIPSpec struct {
 	// Address in its canonical text form. It can't be changed.
 	// +kubebuilder:validation:MinLength=2

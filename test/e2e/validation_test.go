@@ -69,7 +69,9 @@ var _ = Describe("At apply time", func() {
 	)
 
 	ip := func(name, address string) *v1alpha1.LoadBalancerIP {
-		return &v1alpha1.LoadBalancerIP{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: v1alpha1.LoadBalancerIPSpec{Address: address}}
+		return &v1alpha1.LoadBalancerIP{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: v1alpha1.LoadBalancerIPSpec{
+			Address: address, ReservedFor: &v1alpha1.Reservation{Namespace: "default"},
+		}}
 	}
 	const v6Name = "2001-0db8-0000-0000-0000-0000-0000-0001"
 
@@ -93,6 +95,14 @@ var _ = Describe("At apply time", func() {
 			return held
 		}()),
 	)
+
+	It("a LoadBalancerIP for nobody is refused", func(ctx SpecContext) {
+		nobodys := ip("192.0.2.1", "192.0.2.1")
+		nobodys.Spec.ReservedFor = nil
+		err := try(ctx, nobodys)
+		Expect(apierrors.IsInvalid(err)).To(BeTrue(), "%v", err)
+		Expect(err).To(MatchError(ContainSubstring("add spec.reservedFor")))
+	})
 
 	DescribeTable("a LoadBalancerIP is accepted with", func(ctx SpecContext, ip *v1alpha1.LoadBalancerIP) {
 		Expect(try(ctx, ip)).To(Succeed())
