@@ -9,6 +9,7 @@ import (
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
 	corev1 "k8s.io/api/core/v1"
+	eventsv1 "k8s.io/api/events/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/fairlead-lb/fairlead/api/v1alpha1"
@@ -92,7 +93,9 @@ var _ = Describe("A request", func() {
 
 			s.served(ctx, "bystander", s.v4(1))
 			Expect(conditionOf(s.service(ctx, "bystander"), v1alpha1.ServiceAllocated)).To(Equal(bystander))
-			Expect(eventsOf(ctx, s.service(ctx, "bystander"))).To(HaveLen(1))
+			// Events of different Services may overtake each other.
+			bystanding := s.service(ctx, "bystander")
+			Eventually(ctx, func() ([]eventsv1.Event, error) { return eventsOf(ctx, bystanding) }).Should(HaveLen(1))
 		},
 		Entry("an address outside every pool", ipam.AddressNotInPool,
 			func(context.Context) {},
