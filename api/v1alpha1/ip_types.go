@@ -10,9 +10,11 @@ import (
 
 // ServiceName names a Service.
 type ServiceName struct {
+	// Namespace of the Service.
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=63
 	Namespace string `json:"namespace"`
+	// Name of the Service.
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=63
 	Name string `json:"name"`
@@ -20,8 +22,10 @@ type ServiceName struct {
 
 // ServicePort is a port that a Service occupies on its address.
 type ServicePort struct {
+	// Protocol of the port.
 	// +kubebuilder:validation:Enum=TCP;UDP;SCTP
 	Protocol corev1.Protocol `json:"protocol"`
+	// Port number.
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:validation:Maximum=65535
 	Port int32 `json:"port"`
@@ -55,6 +59,7 @@ type Reservation struct {
 
 // Release says who had a resting address last.
 type Release struct {
+	// Service that had the address last.
 	Service ServiceName `json:"service"`
 	// At is when the address was released.
 	At metav1.Time `json:"at"`
