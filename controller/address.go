@@ -21,9 +21,9 @@ import (
 
 // Reasons of the PoolMismatch condition.
 const (
-	reasonNotInPool = "NotInPool"
-	reasonPoolGone  = "PoolGone"
-	reasonInPool    = "InPool"
+	reasonNotInPool = "NotInPool" // the pool is there and no longer has the address
+	reasonPoolGone  = "PoolGone"  // the pool is there no longer
+	reasonInPool    = "InPool"    // the pool has the address again
 )
 
 // reconcileAddress lets a resting address go when its time has come, proposes

@@ -33,15 +33,16 @@ const defaultReuseAfter = 10 * time.Minute
 
 // Reasons of a pool's conditions.
 const (
-	reasonPoolReady         = "Ready"
-	reasonInvalidAddresses  = "InvalidAddresses"
-	reasonInvalidSelector   = "InvalidSelector"
-	reasonOverlaps          = "SharesAddresses"
-	reasonNoOverlap         = "NoOverlap"
-	reasonExhausted         = "NoAddressLeft"
-	reasonAddressesLeft     = "AddressesLeft"
-	maxNamedOverlappingPool = 5
+	reasonPoolReady        = "Ready"            // every address and selector is usable
+	reasonInvalidAddresses = "InvalidAddresses" // an entry of addresses or exclude can't be read
+	reasonInvalidSelector  = "InvalidSelector"  // a selector can't be read, and selects nothing
+	reasonOverlaps         = "SharesAddresses"  // some of its addresses are in other pools, too
+	reasonNoOverlap        = "NoOverlap"        // none of its addresses is in another pool
+	reasonExhausted        = "NoAddressLeft"    // a family that it has addresses of has none to give
+	reasonAddressesLeft    = "AddressesLeft"    // every family that it has addresses of has some to give
 )
+
+const maxNamedOverlappingPool = 5
 
 // pool is a LoadBalancerIPPool as it is used.
 type pool struct {
