@@ -22,14 +22,14 @@ type counters struct {
 func newMetrics(r prometheus.Registerer) metrics {
 	f := promauto.With(r)
 	counter := func(name, help string) *prometheus.CounterVec {
-		return f.NewCounterVec(prometheus.CounterOpts{Name: "fairlead_l2_" + name, Help: help}, []string{"interface"})
+		return f.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, []string{"interface"})
 	}
 	return metrics{
-		requests:   counter("requests_received_total", "ARP requests received, for any address."),
-		malformed:  counter("malformed_total", "ARP requests ignored because they are malformed."),
-		replies:    counter("replies_sent_total", "ARP replies sent."),
-		gratuitous: counter("gratuitous_sent_total", "Gratuitous ARP frames sent."),
-		errors:     counter("send_errors_total", "ARP frames that the interface did not take."),
+		requests:   counter("fairlead_l2_requests_received_total", "ARP requests received, for any address."),
+		malformed:  counter("fairlead_l2_malformed_total", "ARP requests ignored because they are malformed."),
+		replies:    counter("fairlead_l2_replies_sent_total", "ARP replies sent."),
+		gratuitous: counter("fairlead_l2_gratuitous_sent_total", "Gratuitous ARP frames sent."),
+		errors:     counter("fairlead_l2_send_errors_total", "ARP frames that the interface did not take."),
 		addresses: f.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "fairlead_l2_addresses", Help: "Addresses that are answered for.",
 		}, []string{"interface"}),
