@@ -46,9 +46,10 @@ lint: ## Run gofmt, go vet and staticcheck
 	go tool staticcheck ./...
 
 .PHONY: generate
-generate: ## Regenerate deepcopy functions and CRDs
+generate: ## Regenerate deepcopy functions, CRDs and the tables of docs/reference
 	go tool controller-gen object paths=./api/... output:object:dir=api/v1alpha1
 	go tool controller-gen crd:maxDescLen=300 paths=./api/... output:crd:dir=charts/fairlead/crds
+	go run ./docs/generate
 
 .PHONY: verify
 verify: generate ## Fail if generated files or go.mod are not up to date
