@@ -198,6 +198,6 @@ type LoadBalancerIPList struct {
 	Items           []LoadBalancerIP `json:"items"`
 }
 
-// PoolMismatch is the condition of a held address that its pool no longer
-// contains. It keeps being announced until a person frees it.
+// PoolMismatch is the condition of a held or reserved address that its pool no
+// longer contains. Held, it keeps being announced until a person frees it.
 const PoolMismatch = "PoolMismatch"
