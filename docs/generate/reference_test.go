@@ -3,6 +3,8 @@
 package main
 
 import (
+	"go/ast"
+	"io/fs"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -58,6 +60,62 @@ func TestExamplesAreOfTheirKinds(t *testing.T) {
 	}
 	if examples == 0 {
 		t.Error("there is no example")
+	}
+}
+
+// What users meet in objects, Events and metrics is in the reference: every
+// reason, everything named in the API, every metric.
+func TestNothingIsLeftOut(t *testing.T) {
+	var all strings.Builder
+	for _, text := range pages(t) {
+		all.WriteString(text)
+	}
+	found := 0
+	for _, folder := range []string{"api", "controller", "ipam", "plan", "speaker"} {
+		err := filepath.WalkDir(filepath.Join("..", "..", folder), func(path string, d fs.DirEntry, err error) error {
+			if err != nil || d.IsDir() || filepath.Ext(path) != ".go" || strings.HasSuffix(path, "_test.go") {
+				return err
+			}
+			s, err := parse(path, nil)
+			if err != nil {
+				return err
+			}
+			var values []string
+			for _, c := range s.constants() {
+				if folder == "api" || strings.HasPrefix(strings.ToLower(c.name), "reason") {
+					values = append(values, c.value)
+				}
+			}
+			ast.Inspect(s.file, func(n ast.Node) bool {
+				switch n := n.(type) {
+				case *ast.ValueSpec:
+					if kind, ok := n.Type.(*ast.Ident); ok && kind.Name == "Reason" {
+						for _, e := range n.Values {
+							value, _ := literal(e)
+							values = append(values, value)
+						}
+					}
+				case *ast.BasicLit:
+					if value, _ := literal(n); strings.HasPrefix(value, "fairlead_") {
+						values = append(values, value)
+					}
+				}
+				return true
+			})
+			for _, value := range values {
+				found++
+				if !strings.Contains(all.String(), code(value)) {
+					t.Errorf("%s: %s is not in the reference", path, value)
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if found == 0 {
+		t.Error("there is nothing to describe")
 	}
 }
 

@@ -180,7 +180,7 @@ func (s source) annotations(names source) (string, error) {
 	}
 	ours := map[string]string{} // by field of a vocabulary
 	for field, list := range elements(s.variable("ours")) {
-		for _, name := range list.(*ast.CompositeLit).Elts {
+		for _, name := range items(list) {
 			if sel, ok := name.(*ast.SelectorExpr); ok {
 				ours[field] = value[sel.Sel.Name]
 			}
@@ -190,7 +190,7 @@ func (s source) annotations(names source) (string, error) {
 	for peer, vocabulary := range elements(s.variable("theirs")) {
 		for field, list := range elements(vocabulary) {
 			var alike []string
-			for _, e := range list.(*ast.CompositeLit).Elts {
+			for _, e := range items(list) {
 				if name, ok := literal(e); ok {
 					alike = append(alike, code(name))
 				}
@@ -218,14 +218,18 @@ func (s source) variable(name string) (value ast.Expr) {
 	return value
 }
 
+// items are what a literal is made of.
+func items(e ast.Expr) []ast.Expr {
+	if lit, ok := e.(*ast.CompositeLit); ok {
+		return lit.Elts
+	}
+	return nil
+}
+
 // elements yields the keys, which are names, and the values of a literal.
 func elements(e ast.Expr) iter.Seq2[string, ast.Expr] {
 	return func(yield func(string, ast.Expr) bool) {
-		lit, ok := e.(*ast.CompositeLit)
-		if !ok {
-			return
-		}
-		for _, e := range lit.Elts {
+		for _, e := range items(e) {
 			kv, ok := e.(*ast.KeyValueExpr)
 			if !ok {
 				continue
