@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package v1alpha1 holds the fairlead.dev/v1alpha1 API: pools of addresses and the addresses in use.
+// Package v1alpha1 holds the fairlead.dev/v1alpha1 API: pools of addresses, the addresses in use, and the speakers.
 //
 // Every kind is cluster-scoped. Validation that one object allows is CEL in
 // the generated CRDs, so a wrong manifest is refused when it is applied; what

@@ -16,6 +16,7 @@ func AddToScheme(s *runtime.Scheme) error {
 	s.AddKnownTypes(GroupVersion,
 		&LoadBalancerIPPool{}, &LoadBalancerIPPoolList{},
 		&LoadBalancerIP{}, &LoadBalancerIPList{},
+		&Speaker{}, &SpeakerList{},
 	)
 	metav1.AddToGroupVersion(s, GroupVersion)
 	return nil

@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package v1alpha1
+
+import (
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// Bounds of a Speaker's lists. What a node has beyond them is left out.
+const (
+	MaxSpeakerInterfaces  = 128
+	MaxInterfaceAddresses = 64
+	MaxInterfaceGateways  = 16
+)
+
+// InterfaceAddress is an address of a node with the length of its network's
+// prefix, such as 192.0.2.10/24.
+//
+// +kubebuilder:validation:MaxLength=43
+type InterfaceAddress string
+
+// Gateway is the address of a router.
+//
+// +kubebuilder:validation:MaxLength=39
+type Gateway string
+
+// Interface is a network interface that can announce addresses.
+type Interface struct {
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=15
+	Name string `json:"name"`
+	// MAC address that it answers with.
+	// +optional
+	// +kubebuilder:validation:MaxLength=17
+	MAC string `json:"mac,omitempty"`
+	// Up says that it is set up and has a carrier.
+	Up bool `json:"up"`
+	// Addresses of the node on it, link-local IPv6 ones left out.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=64
+	Addresses []InterfaceAddress `json:"addresses,omitempty"`
+	// Gateways are the next hops of the default routes through it.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=16
+	Gateways []Gateway `json:"gateways,omitempty"`
+}
+
+// SpeakerSpec has no field yet.
+type SpeakerSpec struct{}
+
+// SpeakerStatus is what the speaker sees on its node.
+type SpeakerStatus struct {
+	// Interfaces that can announce addresses: those that resolve addresses by
+	// ARP and are on a network, or lead to a gateway. Those that lead to a
+	// gateway come first.
+	// +optional
+	// +listType=map
+	// +listMapKey=name
+	// +kubebuilder:validation:MaxItems=128
+	Interfaces []Interface `json:"interfaces,omitempty"`
+	// +optional
+	// +listType=map
+	// +listMapKey=type
+	Conditions []metav1.Condition `json:"conditions,omitempty"`
+}
+
+// Speaker is what the speaker of a node tells of it. It has the name of the
+// Node, which owns it, and is written by that speaker alone, at most every
+// 10 s.
+//
+// +kubebuilder:object:root=true
+// +kubebuilder:subresource:status
+// +kubebuilder:resource:scope=Cluster,shortName=lbspeaker,categories=fairlead
+// +kubebuilder:printcolumn:name="Interface",type=string,JSONPath=`.status.interfaces[0].name`
+// +kubebuilder:printcolumn:name="Up",type=boolean,JSONPath=`.status.interfaces[0].up`
+// +kubebuilder:printcolumn:name="Addresses",type=string,JSONPath=`.status.interfaces[0].addresses`
+// +kubebuilder:printcolumn:name="Gateways",type=string,JSONPath=`.status.interfaces[0].gateways`
+// +kubebuilder:printcolumn:name="MAC",type=string,JSONPath=`.status.interfaces[0].mac`,priority=1
+// +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
+type Speaker struct {
+	metav1.TypeMeta   `json:",inline"`
+	metav1.ObjectMeta `json:"metadata,omitempty"`
+
+	// +optional
+	Spec SpeakerSpec `json:"spec,omitempty"`
+	// +optional
+	Status SpeakerStatus `json:"status,omitempty"`
+}
+
+// SpeakerList is a list of speakers.
+//
+// +kubebuilder:object:root=true
+type SpeakerList struct {
+	metav1.TypeMeta `json:",inline"`
+	metav1.ListMeta `json:"metadata,omitempty"`
+	Items           []Speaker `json:"items"`
+}
