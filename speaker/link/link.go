@@ -25,6 +25,8 @@ type Link struct {
 	// Prefixes are the networks of its addresses, with these addresses in
 	// them, sorted.
 	Prefixes []netip.Prefix
+	// Gateways are the next hops of the default routes through it, sorted.
+	Gateways []netip.Addr
 }
 
 // MAC is an Ethernet address.
@@ -35,7 +37,7 @@ func (m MAC) String() string { return net.HardwareAddr(m[:]).String() }
 // Equal tells whether two interfaces are in every respect the same.
 func (l Link) Equal(o Link) bool {
 	return l.Index == o.Index && l.Name == o.Name && l.MAC == o.MAC && l.Up == o.Up && l.ARP == o.ARP &&
-		slices.Equal(l.Prefixes, o.Prefixes)
+		slices.Equal(l.Prefixes, o.Prefixes) && slices.Equal(l.Gateways, o.Gateways)
 }
 
 // fromNetlink returns the interfaces that can carry addresses, in the order of
@@ -45,7 +47,11 @@ func (l Link) Equal(o Link) bool {
 // so it is the one to answer on; a member of a VRF is an interface in its own
 // right. What else has no use for us (bridges of the pod network, tunnels)
 // needs no rule: no address is on its networks, or it does no ARP.
-func fromNetlink(links []netlink.Link, addrs []netlink.Addr) []Link {
+func fromNetlink(links []netlink.Link, addrs []netlink.Addr, routes []netlink.Route) []Link {
+	gateways := map[int][]netip.Addr{}
+	for i := range routes {
+		addGateways(gateways, &routes[i])
+	}
 	kinds := make(map[int]string, len(links))
 	for _, l := range links {
 		kinds[l.Attrs().Index] = l.Type()
@@ -74,6 +80,9 @@ func fromNetlink(links []netlink.Link, addrs []netlink.Addr) []Link {
 		}
 		slices.SortFunc(v.Prefixes, netip.Prefix.Compare)
 		v.Prefixes = slices.Compact(v.Prefixes)
+		v.Gateways = gateways[a.Index]
+		slices.SortFunc(v.Gateways, netip.Addr.Compare)
+		v.Gateways = slices.Compact(v.Gateways)
 		out = append(out, v)
 	}
 	slices.SortFunc(out, func(a, b Link) int { return a.Index - b.Index })
@@ -99,6 +108,39 @@ func network(a netlink.Addr) (netip.Prefix, bool) {
 	return netip.PrefixFrom(ip, ones), true
 }
 
+// isDefault tells whether a route is a default route of whatever table: a VRF
+// has its own, and so has a node with several uplinks.
+func isDefault(r *netlink.Route) bool {
+	if r.Type != unix.RTN_UNICAST {
+		return false
+	}
+	if r.Dst == nil {
+		return true
+	}
+	ones, _ := r.Dst.Mask.Size()
+	return ones == 0 && r.Dst.IP.IsUnspecified()
+}
+
+// addGateways adds the next hops of a default route to those of the
+// interfaces. A hop of the other family (RFC 5549) counts as any.
+func addGateways(gateways map[int][]netip.Addr, r *netlink.Route) {
+	if !isDefault(r) {
+		return
+	}
+	add := func(index int, ip net.IP, via netlink.Destination) {
+		if v, ok := via.(*netlink.Via); ok && v != nil {
+			ip = v.Addr
+		}
+		if addr, ok := netip.AddrFromSlice(ip); ok && !addr.Unmap().IsUnspecified() {
+			gateways[index] = append(gateways[index], addr.Unmap())
+		}
+	}
+	add(r.LinkIndex, r.Gw, r.Via)
+	for _, hop := range r.MultiPath {
+		add(hop.LinkIndex, hop.Gw, hop.Via)
+	}
+}
+
 func (l Link) String() string {
-	return fmt.Sprintf("%d: %s %v up=%v arp=%v %v", l.Index, l.Name, l.MAC, l.Up, l.ARP, l.Prefixes)
+	return fmt.Sprintf("%d: %s %v up=%v arp=%v %v via %v", l.Index, l.Name, l.MAC, l.Up, l.ARP, l.Prefixes, l.Gateways)
 }

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
@@ -38,12 +39,37 @@ func TestFromNetlink(t *testing.T) {
 		}
 		return p
 	}
+	hop := func(index int, gw string) *netlink.NexthopInfo {
+		return &netlink.NexthopInfo{LinkIndex: index, Gw: net.ParseIP(gw)}
+	}
+	route := func(dst string, index int, gw string, hops ...*netlink.NexthopInfo) netlink.Route {
+		r := netlink.Route{Type: unix.RTN_UNICAST, LinkIndex: index, Gw: net.ParseIP(gw), MultiPath: hops}
+		if dst != "" {
+			n, err := netlink.ParseIPNet(dst)
+			if err != nil {
+				t.Fatal(err)
+			}
+			r.Dst = n
+		}
+		return r
+	}
+	blackhole := route("0.0.0.0/0", 2, "192.0.2.1")
+	blackhole.Type = unix.RTN_BLACKHOLE
+	via := route("0.0.0.0/0", 2, "")
+	via.Via = &netlink.Via{AddrFamily: netlink.FAMILY_V6, Addr: net.ParseIP("fe80::1")}
+	gateways := func(s ...string) (out []netip.Addr) {
+		for _, s := range s {
+			out = append(out, netip.MustParseAddr(s))
+		}
+		return out
+	}
 	const up = unix.IFF_UP | unix.IFF_RUNNING
 
 	for name, tt := range map[string]struct {
-		links []netlink.Link
-		addrs []netlink.Addr
-		want  []Link
+		links  []netlink.Link
+		addrs  []netlink.Addr
+		routes []netlink.Route
+		want   []Link
 	}{
 		"an Ethernet interface has its networks, sorted": {
 			links: []netlink.Link{&netlink.Device{LinkAttrs: attrs(2, "eth0", up)}},
@@ -98,6 +124,35 @@ func TestFromNetlink(t *testing.T) {
 			addrs: []netlink.Addr{{LinkIndex: 2, IPNet: &net.IPNet{IP: net.ParseIP("192.0.2.2"), Mask: net.CIDRMask(24, 32)}}},
 			want:  []Link{{Index: 2, Name: "eth0", MAC: mac, Up: true, ARP: true, Prefixes: prefixes("192.0.2.2/24")}},
 		},
+		"default routes of both families have gateways": {
+			links:  []netlink.Link{&netlink.Device{LinkAttrs: attrs(2, "eth0", up)}, &netlink.Device{LinkAttrs: attrs(3, "eth1", up)}},
+			routes: []netlink.Route{route("::/0", 3, "fe80::1"), route("", 2, "192.0.2.254"), route("0.0.0.0/0", 2, "192.0.2.1"), route("0.0.0.0/0", 2, "192.0.2.1")},
+			want: []Link{
+				{Index: 2, Name: "eth0", MAC: mac, Up: true, ARP: true, Gateways: gateways("192.0.2.1", "192.0.2.254")},
+				{Index: 3, Name: "eth1", MAC: mac, Up: true, ARP: true, Gateways: gateways("fe80::1")},
+			},
+		},
+		"each hop of a multipath route is a gateway of its interface": {
+			links:  []netlink.Link{&netlink.Device{LinkAttrs: attrs(2, "eth0", up)}, &netlink.Device{LinkAttrs: attrs(3, "eth1", up)}},
+			routes: []netlink.Route{route("0.0.0.0/0", 0, "", hop(2, "192.0.2.1"), hop(3, "198.51.100.1"), hop(3, "198.51.100.2"))},
+			want: []Link{
+				{Index: 2, Name: "eth0", MAC: mac, Up: true, ARP: true, Gateways: gateways("192.0.2.1")},
+				{Index: 3, Name: "eth1", MAC: mac, Up: true, ARP: true, Gateways: gateways("198.51.100.1", "198.51.100.2")},
+			},
+		},
+		"the gateway may be of the other family": {
+			links:  []netlink.Link{&netlink.Device{LinkAttrs: attrs(2, "eth0", up)}},
+			routes: []netlink.Route{via},
+			want:   []Link{{Index: 2, Name: "eth0", MAC: mac, Up: true, ARP: true, Gateways: gateways("fe80::1")}},
+		},
+		"other routes have no gateway that counts": {
+			links: []netlink.Link{&netlink.Device{LinkAttrs: attrs(2, "eth0", up)}},
+			routes: []netlink.Route{
+				route("0.0.0.0/0", 2, ""), route("0.0.0.0/1", 2, "192.0.2.1"), route("10.0.0.0/8", 2, "192.0.2.1"), route("::/0", 4, "fe80::1"),
+				route("0.0.0.0/0", 2, "0.0.0.0"), blackhole,
+			},
+			want: []Link{{Index: 2, Name: "eth0", MAC: mac, Up: true, ARP: true}},
+		},
 		"an address without a sound mask is on no network": {
 			links: []netlink.Link{&netlink.Device{LinkAttrs: attrs(2, "eth0", up)}},
 			addrs: []netlink.Addr{{LinkIndex: 2}, {LinkIndex: 2, IPNet: &net.IPNet{IP: net.ParseIP("192.0.2.2"), Mask: net.IPMask{255, 0, 255, 0}}}},
@@ -105,8 +160,8 @@ func TestFromNetlink(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			got := fromNetlink(tt.links, tt.addrs)
-			if diff := cmp.Diff(tt.want, got, cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })); diff != "" {
+			got := fromNetlink(tt.links, tt.addrs, tt.routes)
+			if diff := cmp.Diff(tt.want, got, cmpopts.EquateComparable(netip.Prefix{}, netip.Addr{})); diff != "" {
 				t.Errorf("links (-want +got):\n%s", diff)
 			}
 		})

@@ -131,6 +131,7 @@ var _ kernel = routeNetlink{}
 func (r routeNetlink) Subscribe(stop <-chan struct{}) (<-chan struct{}, error) {
 	links := make(chan netlink.LinkUpdate)
 	addrs := make(chan netlink.AddrUpdate)
+	routes := make(chan netlink.RouteUpdate)
 	done := make(chan struct{})
 	failed := make(chan error, 1)
 	fail := func(err error) {
@@ -149,6 +150,14 @@ func (r routeNetlink) Subscribe(stop <-chan struct{}) (<-chan struct{}, error) {
 		}
 		return nil, err
 	}
+	if err := netlink.RouteSubscribeWithOptions(routes, done, netlink.RouteSubscribeOptions{Namespace: &r.ns, ErrorCallback: fail}); err != nil {
+		close(done)
+		for range links {
+		}
+		for range addrs {
+		}
+		return nil, err
+	}
 	// One value stands for any number of changes: the reader lists.
 	events := make(chan struct{}, 1)
 	go func() {
@@ -158,6 +167,8 @@ func (r routeNetlink) Subscribe(stop <-chan struct{}) (<-chan struct{}, error) {
 			for range links {
 			}
 			for range addrs {
+			}
+			for range routes {
 			}
 		}()
 		for {
@@ -173,6 +184,14 @@ func (r routeNetlink) Subscribe(stop <-chan struct{}) (<-chan struct{}, error) {
 			case _, ok := <-addrs:
 				if !ok {
 					return
+				}
+			case update, ok := <-routes:
+				if !ok {
+					return
+				}
+				// The pod network's come and go all the time.
+				if !isDefault(&update.Route) {
+					continue
 				}
 			}
 			select {
@@ -198,5 +217,27 @@ func (r routeNetlink) List() ([]Link, error) {
 	if err != nil {
 		return nil, err
 	}
-	return fromNetlink(links, addrs), nil
+	routes, err := defaultRoutes(h)
+	if errors.Is(err, netlink.ErrDumpInterrupted) {
+		return nil, err
+	}
+	// A route that the library can't read must not end all announcing: without
+	// gateways there are only fewer addresses that nobody gets by himself.
+	return fromNetlink(links, addrs, routes), nil
+}
+
+// defaultRoutes lists those of all tables.
+func defaultRoutes(h *netlink.Handle) (routes []netlink.Route, err error) {
+	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
+		err := h.RouteListFilteredIter(family, &netlink.Route{}, netlink.RT_FILTER_TABLE, func(route netlink.Route) bool {
+			if isDefault(&route) {
+				routes = append(routes, route)
+			}
+			return true
+		})
+		if err != nil {
+			return routes, err
+		}
+	}
+	return routes, nil
 }

@@ -5,6 +5,7 @@ package link
 import (
 	"context"
 	"errors"
+	"net"
 	"net/netip"
 	"runtime"
 	"strings"
@@ -16,6 +17,7 @@ import (
 	"github.com/go-logr/logr"
 	"github.com/go-logr/logr/funcr"
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 )
@@ -216,7 +218,7 @@ func TestWatcherFollowsRealInterfaces(t *testing.T) {
 					got = &l
 				}
 			}
-			if cmp.Equal(got, want, cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })) {
+			if cmp.Equal(got, want, cmpopts.EquateComparable(netip.Prefix{}, netip.Addr{})) {
 				return
 			}
 		}
@@ -240,6 +242,23 @@ func TestWatcherFollowsRealInterfaces(t *testing.T) {
 	do(h.AddrAdd(a, addr))
 	prefixes := []netip.Prefix{netip.MustParsePrefix("192.0.2.1/24")}
 	until("a has an address", &Link{Name: "a", MAC: mac, ARP: true, Up: true, Prefixes: prefixes})
+	gateway := func(s string) []netip.Addr { return []netip.Addr{netip.MustParseAddr(s)} }
+	route := &netlink.Route{LinkIndex: a.Attrs().Index, Gw: net.ParseIP("192.0.2.254")}
+	do(h.RouteAdd(route))
+	until("there is a gateway", &Link{Name: "a", MAC: mac, ARP: true, Up: true, Prefixes: prefixes, Gateways: gateway("192.0.2.254")})
+	route.Gw = net.ParseIP("192.0.2.253")
+	do(h.RouteReplace(route))
+	until("the gateway is another", &Link{Name: "a", MAC: mac, ARP: true, Up: true, Prefixes: prefixes, Gateways: gateway("192.0.2.253")})
+	do(h.RouteDel(route))
+	until("the gateway is gone", &Link{Name: "a", MAC: mac, ARP: true, Up: true, Prefixes: prefixes})
+	do(h.RouteAdd(&netlink.Route{Table: 100, Dst: &net.IPNet{IP: net.IPv4zero.To4(), Mask: net.CIDRMask(0, 32)}, MultiPath: []*netlink.NexthopInfo{{LinkIndex: a.Attrs().Index, Gw: net.ParseIP("192.0.2.252")}, {LinkIndex: a.Attrs().Index, Gw: net.ParseIP("192.0.2.251")}}}))
+	until("another table has a multipath route", &Link{Name: "a", MAC: mac, ARP: true, Up: true, Prefixes: prefixes, Gateways: append(gateway("192.0.2.251"), gateway("192.0.2.252")...)})
+	do(h.RouteAdd(&netlink.Route{LinkIndex: a.Attrs().Index, Gw: net.ParseIP("fe80::1")}))
+	until("there is an IPv6 gateway", &Link{Name: "a", MAC: mac, ARP: true, Up: true, Prefixes: prefixes, Gateways: append(append(gateway("192.0.2.251"), gateway("192.0.2.252")...), gateway("fe80::1")...)})
+	do(h.LinkSetDown(a))
+	until("the routes went with the interface", &Link{Name: "a", MAC: mac, ARP: true, Prefixes: prefixes})
+	do(h.LinkSetUp(a))
+	until("a is up again", &Link{Name: "a", MAC: mac, ARP: true, Up: true, Prefixes: prefixes})
 	do(h.LinkSetDown(b))
 	until("a lost its carrier", &Link{Name: "a", MAC: mac, ARP: true, Prefixes: prefixes})
 	do(h.LinkSetUp(b))
