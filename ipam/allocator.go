@@ -4,6 +4,7 @@ package ipam
 
 import (
 	"cmp"
+	"maps"
 	"net/netip"
 	"slices"
 	"unique"
@@ -21,6 +22,9 @@ type Allocator struct {
 	groups  map[label]*group
 	bound   map[quotaKey]int // how many addresses of a pool the Services of a namespace hold
 	foreign map[netip.Addr]map[string]ServiceRef
+
+	avoid []netipx.IPRange
+	nodes map[netip.Addr]string
 }
 
 type quotaKey struct{ pool, namespace unique.Handle[string] }
@@ -53,9 +57,26 @@ func (a *Allocator) SetPools(pools []Pool) {
 	}
 }
 
-// SetAvoid replaces the addresses that are never chosen automatically, such as those of nodes and gateways and the first
-// and last of a subnet. A Service may still ask for one by number, and a reservation for one holds.
+// SetAvoid replaces the addresses that are never chosen automatically, such as those of gateways and the first and last
+// of a subnet. A Service may still ask for one by number, and a reservation for one holds.
 func (a *Allocator) SetAvoid(avoid []netipx.IPRange) {
+	a.avoid = slices.Clone(avoid)
+	a.avoidAgain()
+}
+
+// SetNodes replaces the addresses of nodes, each with the name of its node. They are never chosen automatically, and a
+// Service that asks for one, has one reserved or would share one is refused: it would take the node off the network.
+// Whoever holds one keeps it.
+func (a *Allocator) SetNodes(nodes map[netip.Addr]string) {
+	a.nodes = maps.Clone(nodes)
+	a.avoidAgain()
+}
+
+func (a *Allocator) avoidAgain() {
+	avoid := slices.Clone(a.avoid)
+	for addr := range a.nodes {
+		avoid = append(avoid, netipx.IPRangeFrom(addr, addr))
+	}
 	spans := spansOf(avoid, nil)
 	for _, f := range families {
 		x, list := a.index(f), *spans.of(f)

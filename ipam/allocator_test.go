@@ -70,7 +70,8 @@ func TestTheSameObjectsInAnyOrderMakeTheSameAllocator(t *testing.T) {
 					puts = append(puts, func() { restored.PutForeign(addr, s) })
 				}
 			}
-			puts = append(puts, func() { restored.SetPools(h.m.pools) }, func() { restored.SetAvoid(h.m.avoid) })
+			puts = append(puts, func() { restored.SetPools(h.m.pools) }, func() { restored.SetAvoid(h.m.avoid) },
+				func() { restored.SetNodes(h.m.nodes) })
 			h.Shuffle(len(puts), func(i, j int) { puts[i], puts[j] = puts[j], puts[i] })
 			for _, put := range puts {
 				put()
@@ -89,6 +90,7 @@ func TestTheSameObjectsInAnyOrderMakeTheSameAllocator(t *testing.T) {
 				}
 			}
 			h.a.SetAvoid(nil)
+			h.a.SetNodes(nil)
 			if diff := gocmp.Diff(New().dump(), h.a.dump()); diff != "" {
 				t.Errorf("-new +emptied\n%s", diff)
 			}

@@ -39,6 +39,10 @@ func (q *query) check(addr netip.Addr) verdict {
 		return true
 	})
 	v.shared = len(others) > 0
+	if node, ok := q.nodes[addr]; ok && !v.mine {
+		v.refusal = q.refuseNode(addr, node)
+		return v
+	}
 
 	switch {
 	case v.mine:

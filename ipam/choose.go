@@ -153,8 +153,8 @@ func (q *query) reserved(f Family) (pick Pick, ok bool) {
 		for _, where := range everywhere {
 			g.addrs.ascend(where.from, where.to, func(n *node[struct{}]) bool {
 				addr := n.key.addr(f)
-				if e := q.entry(addr); !e.foreign {
-					pick, ok = Pick{Address: addr, Pool: q.poolOfReserved(addr, e)}, true
+				if _, node := q.nodes[addr]; !node && !q.entry(addr).foreign {
+					pick, ok = Pick{Address: addr, Pool: q.poolOfReserved(addr, q.entry(addr))}, true
 				}
 				return !ok
 			})

@@ -87,6 +87,7 @@ type scene struct {
 	holdings []Holding
 	foreign  string
 	avoid    string
+	node     string // the address of node n1
 	req      Request
 	want     string
 }
@@ -95,6 +96,9 @@ func (s scene) allocator() *Allocator {
 	a := New()
 	a.SetPools(s.pools)
 	a.SetAvoid(ranges(s.avoid))
+	if s.node != "" {
+		a.SetNodes(map[netip.Addr]string{ip(s.node): "n1"})
+	}
 	for _, h := range s.holdings {
 		a.Put(h)
 	}
@@ -201,6 +205,20 @@ func TestOrderOfChoice(t *testing.T) {
 			holdings: []Holding{{Address: ip("10.0.0.3"), ReservedFor: &Reservation{"a", ""}, Holders: []Holder{{Service: service("a/x")}}}},
 			want:     "10.0.0.1 of small"},
 
+		{name: "a node's address is passed over", pools: []Pool{small}, node: "10.0.0.1", want: "10.0.0.2 of small"},
+		{name: "a node's address is not given to whom it is reserved for", pools: []Pool{small}, node: "10.0.0.3",
+			holdings: []Holding{reservedTo("10.0.0.3", "small", "a", "web")}, want: "10.0.0.1 of small"},
+		{name: "a node's address does not come back", pools: []Pool{small}, node: "10.0.0.3",
+			holdings: []Holding{restingFrom("10.0.0.3", "small", "a/web", 5)}, want: "10.0.0.1 of small"},
+		{name: "a node's address is not joined", pools: []Pool{small}, node: "10.0.0.3", req: Request{SharingKey: "k"},
+			holdings: []Holding{sharedBy("10.0.0.3", "small", "k", Holder{Service: service("a/x")})}, want: "10.0.0.1 of small"},
+		{name: "a node's address is not given by number", pools: []Pool{small}, node: "10.0.0.3",
+			req: Request{Addresses: []netip.Addr{ip("10.0.0.3")}}, want: "IPv4 NodeAddress"},
+		{name: "a gateway's address is given by number", pools: []Pool{small}, avoid: "10.0.0.3",
+			req: Request{Addresses: []netip.Addr{ip("10.0.0.3")}}, want: "10.0.0.3 of small"},
+		{name: "a gateway's address is given to whom it is reserved for", pools: []Pool{small}, avoid: "10.0.0.3",
+			holdings: []Holding{reservedTo("10.0.0.3", "small", "a", "web")}, want: "10.0.0.3 of small"},
+
 		{name: "a full quota leads to the next pool", pools: []Pool{autoPool("a", "10.9.0.0/24", quota(1)), small},
 			holdings: []Holding{boundTo("10.9.0.7", "a", "a/x")}, want: "10.0.0.1 of small"},
 		{name: "another namespace's addresses do not count", pools: []Pool{autoPool("a", "10.9.0.0/24", quota(1))},
@@ -215,6 +233,27 @@ func TestOrderOfChoice(t *testing.T) {
 		{name: "an address of another family is refused beside the wanted one", pools: []Pool{small},
 			req: Request{Addresses: []netip.Addr{ip("10.0.0.2"), ip("fd00::1")}}, want: "10.0.0.2 of small, IPv6 FamilyNotRequested"},
 	})
+}
+
+func TestWhoHoldsTheAddressOfANewNodeKeepsIt(t *testing.T) {
+	small := autoPool("small", "10.0.0.1-10.0.0.3")
+	s := scene{pools: []Pool{small}, node: "10.0.0.1", holdings: []Holding{
+		sharedBy("10.0.0.1", "small", "k", Holder{Service: service("a/web")}, Holder{Service: service("a/x")})}, req: Request{SharingKey: "k"}}
+	a := s.allocator()
+	if r := a.Check(s.request(), ip("10.0.0.1")); r != nil {
+		t.Errorf("refused to its holder: %s", r.Message)
+	}
+	if stats, _ := a.Stats("small"); stats.IPv4.Allocated.Int64() != 1 || stats.IPv4.Available.Int64() != 2 {
+		t.Errorf("allocated %v, available %v", stats.IPv4.Allocated, stats.IPv4.Available)
+	}
+	a.Delete(ip("10.0.0.1"))
+	if stats, _ := a.Stats("small"); stats.IPv4.Available.Int64() != 2 {
+		t.Errorf("%v available while a node has one of three", stats.IPv4.Available)
+	}
+	a.SetNodes(nil)
+	if got := a.Choose(s.request()).text(); got != "10.0.0.1 of small" {
+		t.Errorf("got %s once the node is gone", got)
+	}
 }
 
 func TestDualStack(t *testing.T) {

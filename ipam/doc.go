@@ -23,6 +23,12 @@
 // Steps 4 and 5 look only at pools with AutoAssign, or at the pool that the Service names. A Service that wants both
 // families gets them from one pool if one pool can give both, even where another pool has a higher priority.
 //
+// # Order of refusal
+//
+// Of several reasons against one address the one is told that will change last: it is no address of a Service, or not of
+// its families; it is a node's; no pool gives it to the Service, or only beyond the quota; another load balancer shows
+// it; it is reserved for somebody else; those who hold it don't share it.
+//
 // # Cost
 //
 // The addresses of a family live in one balanced tree that is ordered by address and carries sums of its subtrees, so

@@ -17,6 +17,7 @@ type model struct {
 	universe []netip.Addr // sorted
 	pools    []Pool
 	avoid    []netipx.IPRange
+	nodes    map[netip.Addr]string
 	holdings map[netip.Addr]Holding
 	foreign  map[netip.Addr]map[string]ServiceRef
 }
@@ -36,7 +37,7 @@ func (m *model) automatic(p Pool, addr netip.Addr) bool {
 			return false
 		}
 	}
-	return m.has(p, addr) && !contains(m.avoid, addr)
+	return m.has(p, addr) && !contains(m.avoid, addr) && m.nodes[addr] == ""
 }
 
 func (m *model) pool(name string) (Pool, bool) {
@@ -140,7 +141,7 @@ func (m *model) own(req Request, f Family, picks []Pick) (found []candidate) {
 		}
 		switch h.State() {
 		case Reserved:
-			if h.ReservedFor.admits(req.Service) && (req.PoolNamed == "" || exists && m.has(named, addr)) {
+			if m.nodes[addr] == "" && h.ReservedFor.admits(req.Service) && (req.PoolNamed == "" || exists && m.has(named, addr)) {
 				byNamespace := 0
 				if h.ReservedFor.Name == "" {
 					byNamespace = 1
@@ -356,6 +357,9 @@ func (m *model) check(req Request, addr netip.Addr, picks []Pick) modelVerdict {
 		return modelVerdict{reason: FamilyNotRequested}
 	}
 	if mine := len(others) < len(h.Holders); !mine {
+		if m.nodes[addr] != "" {
+			return modelVerdict{reason: NodeAddress}
+		}
 		named, exists := m.pool(req.PoolNamed)
 		if h.ReservedFor != nil && h.ReservedFor.admits(req.Service) && (req.PoolNamed == "" || exists && m.has(named, addr)) {
 			v.pool = m.poolOfReserved(req, addr)

@@ -146,6 +146,15 @@ func (h *history) setPools() {
 	h.a.SetPools(h.m.pools)
 }
 
+// setNodes has nodes on addresses that may be held, and on one outside of everything.
+func (h *history) setNodes() {
+	h.m.nodes = map[netip.Addr]string{netip.MustParseAddr("192.0.2.1"): "far"}
+	for range h.IntN(8) {
+		h.m.nodes[h.addr()] = "node"
+	}
+	h.a.SetNodes(h.m.nodes)
+}
+
 // step makes one event happen.
 func (h *history) step() {
 	addr := h.addr()
@@ -155,6 +164,8 @@ func (h *history) step() {
 	case n < 7:
 		h.m.avoid = h.spans(3)
 		h.a.SetAvoid(h.m.avoid)
+	case n < 10:
+		h.setNodes()
 	case n < 25:
 		h.put(h.holding(addr))
 	case n < 40:

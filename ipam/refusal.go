@@ -26,6 +26,7 @@ const (
 	QuotaExceeded      Reason = "QuotaExceeded"      // the namespace has its full share of the pool
 	InvalidAddress     Reason = "InvalidAddress"     // what was asked for cannot be the address of a Service
 	FamilyNotRequested Reason = "FamilyNotRequested" // the Service is not of the address's family
+	NodeAddress        Reason = "NodeAddress"        // a node of the cluster has it
 	AddressNotInPool   Reason = "AddressNotInPool"   // no pool, or not the named one, has the address
 	AddressExcluded    Reason = "AddressExcluded"    // a pool spans the address, and excludes it
 	AddressInUse       Reason = "AddressInUse"       // another Service holds it and they do not share
@@ -81,6 +82,11 @@ func (q *query) refuseFamilyOf(addr netip.Addr) *Refusal {
 	return refuse(FamilyNotRequested, FamilyOf(addr), addr, "",
 		"%s is an %s address and Service %s has no %s in its ipFamilies: ask for an address of its family, or add the family.",
 		addr, FamilyOf(addr), q.req.Service, FamilyOf(addr))
+}
+
+func (q *query) refuseNode(addr netip.Addr, node string) *Refusal {
+	return refuse(NodeAddress, FamilyOf(addr), addr, "",
+		"%s is the address of node %s, which Service %s would take off the network: ask for another address.", addr, node, q.req.Service)
 }
 
 func refuseForeign(addr netip.Addr, owner ServiceRef) *Refusal {

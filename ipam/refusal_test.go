@@ -51,6 +51,10 @@ func TestRefusalsSayWhatIsInTheWayAndWhatToDo(t *testing.T) {
 
 		{scene{name: "a number in no pool", pools: []Pool{pool}, req: ask("10.9.0.1")}, AddressNotInPool, "",
 			"No pool has 10.9.0.1: ask for an address of a pool, or add this one to a pool."},
+		{scene{name: "a number that a node has", pools: []Pool{pool}, node: "10.0.0.1", req: ask("10.0.0.1")}, NodeAddress, "",
+			"10.0.0.1 is the address of node n1, which Service a/web would take off the network: ask for another address."},
+		{scene{name: "a number that a node has is refused as that, whatever the pools", node: "10.9.0.1", req: Request{PoolNamed: "q", Addresses: []netip.Addr{ip("10.9.0.1")}}}, NodeAddress, "",
+			"10.9.0.1 is the address of node n1, which Service a/web would take off the network: ask for another address."},
 		{scene{name: "an excluded number", pools: []Pool{autoPool("p", "10.0.0.0/24", excluding("10.0.0.8/30"))}, req: ask("10.0.0.9")}, AddressExcluded, "p",
 			`Pool "p" excludes 10.0.0.9: ask for another address, or take it out of exclude.`},
 		{scene{name: "a number in a disabled pool", pools: []Pool{autoPool("p", "10.0.0.1", disabled)}, req: ask("10.0.0.1")}, PoolDisabled, "p",
