@@ -26,6 +26,7 @@ import (
 	"github.com/fairlead-lb/fairlead/speaker/agent"
 	"github.com/fairlead-lb/fairlead/speaker/l2"
 	"github.com/fairlead-lb/fairlead/speaker/link"
+	"github.com/fairlead-lb/fairlead/speaker/report"
 	"github.com/fairlead-lb/fairlead/speaker/source"
 )
 
@@ -97,7 +98,7 @@ func run(ctx context.Context, f flags) error {
 	if err != nil {
 		return err
 	}
-	informers, err := cache.New(config, source.CacheOptions(scheme))
+	informers, err := cache.New(config, source.CacheOptions(scheme, f.nodeName))
 	if err != nil {
 		return fmt.Errorf("make the cluster's cache: %w", err)
 	}
@@ -110,14 +111,19 @@ func run(ctx context.Context, f flags) error {
 	speaker := agent.New(log, f.nodeName, src,
 		l2.New(log, metrics.Registry, l2.Listen),
 		agent.NewRecorder(log, metrics.Registry, api))
-	links := link.NewWatcher(log, speaker.SetLinks)
+	self := source.NewSelf(informers, f.nodeName)
+	reporter := report.New(log, f.nodeName, self, api)
+	links := link.NewWatcher(log, func(links []link.Link) {
+		speaker.SetLinks(links)
+		reporter.SetLinks(links)
+	})
 
 	servers, err := listen(f, metrics.Registry, speaker.Ready)
 	if err != nil {
 		return err
 	}
 	g, ctx := errgroup.WithContext(ctx)
-	for _, part := range []func(context.Context) error{abandon(informers.Start), src.Run, links.Run, speaker.Run, servers.run} {
+	for _, part := range []func(context.Context) error{abandon(informers.Start), src.Run, self.Run, links.Run, speaker.Run, reporter.Run, servers.run} {
 		g.Go(func() error { return part(ctx) })
 	}
 	log.Info("Started")

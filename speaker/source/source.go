@@ -13,6 +13,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	toolscache "k8s.io/client-go/tools/cache"
@@ -63,11 +65,13 @@ func Mapper() meta.RESTMapper {
 	m.Add(discoveryv1.SchemeGroupVersion.WithKind("EndpointSlice"), meta.RESTScopeNamespace)
 	m.Add(corev1.SchemeGroupVersion.WithKind("Node"), meta.RESTScopeRoot)
 	m.Add(v1alpha1.GroupVersion.WithKind("LoadBalancerIP"), meta.RESTScopeRoot)
+	m.Add(v1alpha1.GroupVersion.WithKind("Speaker"), meta.RESTScopeRoot)
 	return m
 }
 
-// CacheOptions keeps of each object only what snapshots are made of.
-func CacheOptions(scheme *runtime.Scheme) cache.Options {
+// CacheOptions keeps of each object only what snapshots are made of, and of
+// Speakers only the node's own.
+func CacheOptions(scheme *runtime.Scheme, node string) cache.Options {
 	return cache.Options{
 		Scheme: scheme,
 		Mapper: Mapper(),
@@ -76,11 +80,12 @@ func CacheOptions(scheme *runtime.Scheme) cache.Options {
 			&discoveryv1.EndpointSlice{}: {Transform: strip},
 			&corev1.Node{}:               {Transform: strip},
 			&v1alpha1.LoadBalancerIP{}:   {Transform: strip},
+			&v1alpha1.Speaker{}:          {Field: fields.OneTermEqualSelector(metav1.ObjectNameField, node)},
 		},
 	}
 }
 
-// Source follows the cluster. It is the only reader of it in a speaker.
+// Source follows the cluster. Beside it only Self reads of it in a speaker.
 type Source struct {
 	log       logr.Logger
 	informers cache.Informers
@@ -104,40 +109,14 @@ func (s *Source) State() (State, bool) { return s.store.state() }
 
 // Run follows the cluster until ctx is done, and returns nil then.
 func (s *Source) Run(ctx context.Context) error {
-	handlers := []struct {
-		object client.Object
-		set    func(old, obj any) bool
-	}{
+	synced, err := follow(ctx, s.informers, s.notify, []handler{
 		{&corev1.Node{}, onObject(s.store.setNode)},
 		{&corev1.Service{}, onObject(s.store.setService)},
 		{&discoveryv1.EndpointSlice{}, onObject(s.store.setSlice)},
 		{&v1alpha1.LoadBalancerIP{}, onObject(s.store.setIP)},
-	}
-	var synced []toolscache.DoneChecker
-	for _, h := range handlers {
-		informer, err := s.informers.GetInformer(ctx, h.object, cache.BlockUntilSynced(false))
-		if err != nil {
-			return fmt.Errorf("watch %T: %w", h.object, err)
-		}
-		handle := func(old, obj any) {
-			if h.set(old, obj) {
-				s.notify()
-			}
-		}
-		registration, err := informer.AddEventHandler(toolscache.ResourceEventHandlerFuncs{
-			AddFunc:    func(obj any) { handle(nil, obj) },
-			UpdateFunc: handle,
-			DeleteFunc: func(obj any) {
-				if gone, ok := obj.(toolscache.DeletedFinalStateUnknown); ok {
-					obj = gone.Obj
-				}
-				handle(obj, nil)
-			},
-		})
-		if err != nil {
-			return fmt.Errorf("watch %T: %w", h.object, err)
-		}
-		synced = append(synced, registration.HasSyncedChecker())
+	})
+	if err != nil {
+		return err
 	}
 	if !s.wait(ctx, synced) {
 		return nil
@@ -168,11 +147,53 @@ func (s *Source) wait(ctx context.Context, synced []toolscache.DoneChecker) bool
 	return true
 }
 
-func (s *Source) notify() {
+func (s *Source) notify() { signal(s.changed) }
+
+// signal leaves a value in a channel that has room for one.
+func signal(c chan<- struct{}) {
 	select {
-	case s.changed <- struct{}{}:
+	case c <- struct{}{}:
 	default:
 	}
+}
+
+// handler takes the objects of a kind, and reports whether they make a
+// difference.
+type handler struct {
+	object client.Object
+	set    func(old, obj any) bool
+}
+
+// follow calls notify after each event that makes a difference. What it
+// returns is done when all objects that exist were handled.
+func follow(ctx context.Context, informers cache.Informers, notify func(), handlers []handler) ([]toolscache.DoneChecker, error) {
+	var synced []toolscache.DoneChecker
+	for _, h := range handlers {
+		informer, err := informers.GetInformer(ctx, h.object, cache.BlockUntilSynced(false))
+		if err != nil {
+			return nil, fmt.Errorf("watch %T: %w", h.object, err)
+		}
+		handle := func(old, obj any) {
+			if h.set(old, obj) {
+				notify()
+			}
+		}
+		registration, err := informer.AddEventHandler(toolscache.ResourceEventHandlerFuncs{
+			AddFunc:    func(obj any) { handle(nil, obj) },
+			UpdateFunc: handle,
+			DeleteFunc: func(obj any) {
+				if gone, ok := obj.(toolscache.DeletedFinalStateUnknown); ok {
+					obj = gone.Obj
+				}
+				handle(obj, nil)
+			},
+		})
+		if err != nil {
+			return nil, fmt.Errorf("watch %T: %w", h.object, err)
+		}
+		synced = append(synced, registration.HasSyncedChecker())
+	}
+	return synced, nil
 }
 
 // onObject gives a setter its type. An object that isn't there is nil.

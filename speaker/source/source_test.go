@@ -35,14 +35,14 @@ type cluster struct {
 func newCluster(t *testing.T, log logr.Logger) *cluster {
 	t.Helper()
 	c := &cluster{t: t, kinds: map[string]*fakesource.FakeControllerSource{}}
-	for _, kind := range []string{"*v1.Node", "*v1.Service", "*v1.EndpointSlice", "*v1alpha1.LoadBalancerIP"} {
+	for _, kind := range []string{"*v1.Node", "*v1.Service", "*v1.EndpointSlice", "*v1alpha1.LoadBalancerIP", "*v1alpha1.Speaker"} {
 		c.kinds[kind] = fakesource.NewFakeControllerSource()
 	}
 	scheme, err := Scheme()
 	if err != nil {
 		t.Fatal(err)
 	}
-	options := CacheOptions(scheme)
+	options := CacheOptions(scheme, "a")
 	options.NewInformer = func(_ toolscache.ListerWatcher, obj runtime.Object, resync time.Duration, indexers toolscache.Indexers) toolscache.SharedIndexInformer {
 		return toolscache.NewSharedIndexInformer(c.kind(obj), obj, resync, indexers)
 	}

@@ -1,0 +1,309 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package report
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/go-logr/logr/funcr"
+	"github.com/google/go-cmp/cmp"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/fake"
+	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
+
+	"github.com/fairlead-lb/fairlead/api/v1alpha1"
+	"github.com/fairlead-lb/fairlead/speaker/link"
+	"github.com/fairlead-lb/fairlead/speaker/source"
+)
+
+// world is an API server and node a's Reporter, whose view of it follows when
+// told to.
+type world struct {
+	*Reporter
+	t       *testing.T
+	api     client.WithWatch
+	changed chan struct{}
+	start   time.Time
+
+	mu     sync.Mutex
+	own    source.Own
+	synced bool
+	refuse error // what writes fail with
+	writes []string
+	logged []string
+}
+
+// bubble runs a test in a world with this Speaker, or with none.
+func bubble(t *testing.T, speaker *v1alpha1.Speaker, test func(w *world)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		scheme, err := source.Scheme()
+		if err != nil {
+			t.Fatal(err)
+		}
+		w := &world{t: t, changed: make(chan struct{}, 1), start: time.Now(), own: source.Own{NodeUID: "node-1"}}
+		b := fake.NewClientBuilder().WithScheme(scheme).WithStatusSubresource(&v1alpha1.Speaker{})
+		if speaker != nil {
+			b.WithObjects(speaker)
+		}
+		w.api = b.WithInterceptorFuncs(interceptor.Funcs{
+			Create: func(ctx context.Context, c client.WithWatch, obj client.Object, opts ...client.CreateOption) error {
+				if err := w.write("create"); err != nil {
+					return err
+				}
+				return c.Create(ctx, obj, opts...)
+			},
+			SubResourcePatch: func(ctx context.Context, c client.Client, sub string, obj client.Object, patch client.Patch, opts ...client.SubResourcePatchOption) error {
+				if err := w.write("patch"); err != nil {
+					return err
+				}
+				return c.SubResource(sub).Patch(ctx, obj, patch, opts...)
+			},
+		}).Build()
+		w.Reporter = New(funcr.New(func(_, args string) { w.logged = append(w.logged, args) }, funcr.Options{}), "a", w, w.api)
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() { ended <- w.Run(ctx) }()
+		test(w)
+		cancel()
+		if err := <-ended; err != nil {
+			t.Errorf("ended with %v", err)
+		}
+	})
+}
+
+func (w *world) write(what string) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.writes = append(w.writes, what+" at "+time.Since(w.start).String())
+	return w.refuse
+}
+
+func (w *world) Changed() <-chan struct{} { return w.changed }
+
+func (w *world) Own() (source.Own, bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.own, w.synced
+}
+
+// sync shows the Reporter what is stored.
+func (w *world) sync() {
+	synctest.Wait()
+	s := w.stored()
+	w.set(func() { w.own.Speaker, w.synced = s, true })
+	synctest.Wait()
+}
+
+// set changes what the Reporter finds.
+func (w *world) set(f func()) {
+	w.mu.Lock()
+	f()
+	w.mu.Unlock()
+	select {
+	case w.changed <- struct{}{}:
+	default:
+	}
+}
+
+// stored is what the API server has.
+func (w *world) stored() *v1alpha1.Speaker {
+	s := &v1alpha1.Speaker{}
+	if err := w.api.Get(context.Background(), client.ObjectKey{Name: "a"}, s); client.IgnoreNotFound(err) != nil {
+		w.t.Fatal(err)
+	} else if err != nil {
+		return nil
+	}
+	return s
+}
+
+func (w *world) wantWrites(want ...string) {
+	w.t.Helper()
+	synctest.Wait()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if diff := cmp.Diff(want, w.writes); diff != "" {
+		w.t.Errorf("writes (-want +got):\n%s", diff)
+	}
+}
+
+func (w *world) wantAddress(want v1alpha1.InterfaceAddress) {
+	w.t.Helper()
+	synctest.Wait()
+	if s := w.stored(); s == nil || len(s.Status.Interfaces) != 1 || s.Status.Interfaces[0].Addresses[0] != want {
+		w.t.Errorf("stored is %+v, want %s", s, want)
+	}
+}
+
+func at(address string) []link.Link { return []link.Link{ether("eth0", has(address))} }
+
+// with is a Speaker that tells of one address.
+func with(address v1alpha1.InterfaceAddress) *v1alpha1.Speaker {
+	return &v1alpha1.Speaker{
+		ObjectMeta: metav1.ObjectMeta{Name: "a"},
+		Status: v1alpha1.SpeakerStatus{
+			Interfaces: []v1alpha1.Interface{{Name: "eth0", MAC: mac, Up: true, Addresses: []v1alpha1.InterfaceAddress{address}}},
+			Conditions: []metav1.Condition{{Type: "Other"}},
+		},
+	}
+}
+
+func TestTheFirstSpeakerIsMadeAtOnce(t *testing.T) {
+	bubble(t, nil, func(w *world) {
+		w.SetLinks(at("192.0.2.1/24"))
+		w.sync()
+		w.wantAddress("192.0.2.1/24")
+		want := []metav1.OwnerReference{{APIVersion: "v1", Kind: "Node", Name: "a", UID: "node-1"}}
+		if diff := cmp.Diff(want, w.stored().OwnerReferences); diff != "" {
+			t.Errorf("owner (-want +got):\n%s", diff)
+		}
+		w.sync()
+		time.Sleep(time.Hour)
+		w.wantWrites("create at 0s", "patch at 0s")
+	})
+}
+
+func TestNothingIsWrittenBeforeItIsKnown(t *testing.T) {
+	bubble(t, nil, func(w *world) {
+		w.SetLinks(at("192.0.2.1/24"))
+		time.Sleep(time.Hour) // nothing is seen of the cluster
+		w.set(func() { w.synced, w.own.NodeUID = true, "" })
+		time.Sleep(time.Hour) // there is no Node
+		w.wantWrites()
+	})
+	bubble(t, with("192.0.2.1/24"), func(w *world) {
+		w.sync()
+		time.Sleep(time.Hour) // there are no links
+		w.wantWrites()
+	})
+}
+
+func TestARestartWritesNothing(t *testing.T) {
+	bubble(t, with("192.0.2.1/24"), func(w *world) {
+		w.sync()
+		w.SetLinks(at("192.0.2.1/24"))
+		time.Sleep(time.Hour)
+		w.wantWrites()
+	})
+}
+
+func TestManyChangesAreFewWrites(t *testing.T) {
+	bubble(t, with("192.0.2.1/24"), func(w *world) {
+		w.sync()
+		for _, address := range []string{"192.0.2.2/24", "192.0.2.3/24", "192.0.2.4/24"} {
+			w.SetLinks(at(address))
+			time.Sleep(time.Second)
+			w.sync()
+		}
+		w.wantAddress("192.0.2.2/24")
+		time.Sleep(minInterval)
+		w.sync()
+		w.wantAddress("192.0.2.4/24")
+		if len(w.stored().Status.Conditions) != 1 {
+			t.Error("the conditions are gone")
+		}
+		w.wantWrites("patch at 0s", "patch at 10s")
+	})
+}
+
+func TestWhatChangedBackIsNotWritten(t *testing.T) {
+	bubble(t, with("192.0.2.1/24"), func(w *world) {
+		w.sync()
+		w.SetLinks(at("192.0.2.2/24"))
+		w.sync()
+		w.SetLinks(at("192.0.2.3/24"))
+		time.Sleep(time.Second)
+		w.SetLinks(at("192.0.2.2/24"))
+		time.Sleep(time.Hour)
+		w.wantWrites("patch at 0s")
+	})
+}
+
+// What it wrote last may not be seen yet when it changes back.
+func TestALaggingViewIsCorrectedOnceItCatchesUp(t *testing.T) {
+	bubble(t, with("192.0.2.1/24"), func(w *world) {
+		w.sync()
+		w.SetLinks(at("192.0.2.2/24"))
+		synctest.Wait()
+		w.SetLinks(at("192.0.2.1/24"))
+		time.Sleep(time.Minute)
+		w.wantAddress("192.0.2.2/24")
+		w.sync()
+		w.wantAddress("192.0.2.1/24")
+		w.wantWrites("patch at 0s", "patch at 1m0s")
+	})
+}
+
+func TestASpeakerThatSomebodyEditedHeals(t *testing.T) {
+	bubble(t, with("192.0.2.1/24"), func(w *world) {
+		w.sync()
+		w.SetLinks(at("192.0.2.1/24"))
+		time.Sleep(time.Minute)
+		s := w.stored()
+		s.Status.Interfaces = nil
+		if err := w.api.Status().Update(context.Background(), s); err != nil {
+			t.Fatal(err)
+		}
+		w.sync()
+		w.wantAddress("192.0.2.1/24")
+		if err := w.api.Delete(context.Background(), w.stored()); err != nil {
+			t.Fatal(err)
+		}
+		w.sync()
+		time.Sleep(minInterval)
+		w.wantAddress("192.0.2.1/24")
+		w.wantWrites("patch at 1m0s", "create at 1m10s", "patch at 1m10s")
+	})
+}
+
+// The garbage collector removes the Speaker of a Node that is gone.
+func TestANewNodeGetsANewSpeaker(t *testing.T) {
+	bubble(t, with("192.0.2.1/24"), func(w *world) {
+		w.sync()
+		w.SetLinks(at("192.0.2.1/24"))
+		w.set(func() { w.own.NodeUID = "" })
+		if err := w.api.Delete(context.Background(), w.stored()); err != nil {
+			t.Fatal(err)
+		}
+		w.sync()
+		time.Sleep(time.Hour)
+		w.wantWrites()
+		w.set(func() { w.own.NodeUID = "node-2" })
+		w.wantAddress("192.0.2.1/24")
+		if uid := w.stored().OwnerReferences[0].UID; uid != types.UID("node-2") {
+			t.Errorf("owned by %s", uid)
+		}
+	})
+}
+
+func TestASpeakerThatIsNotSeenYetIsPatched(t *testing.T) {
+	bubble(t, with("192.0.2.9/24"), func(w *world) {
+		w.SetLinks(at("192.0.2.1/24"))
+		w.set(func() { w.synced = true })
+		w.wantAddress("192.0.2.1/24")
+	})
+}
+
+func TestAFailedWriteIsTriedAgain(t *testing.T) {
+	bubble(t, nil, func(w *world) {
+		w.refuse = errors.New("connection refused")
+		w.SetLinks(at("192.0.2.1/24"))
+		w.sync()
+		time.Sleep(25 * time.Second)
+		w.set(func() { w.refuse = nil })
+		time.Sleep(minInterval)
+		w.wantAddress("192.0.2.1/24")
+		w.wantWrites("create at 0s", "create at 10s", "create at 20s", "create at 30s", "patch at 30s")
+		if len(w.logged) != 2 || !strings.Contains(w.logged[0], "connection refused") || !strings.Contains(w.logged[1], "again") {
+			t.Errorf("logged %q", w.logged)
+		}
+	})
+}
