@@ -46,6 +46,49 @@ func explain(r Reason, a *Address, n *Node, owner string) string {
 	panic("plan: no sentence for reason " + string(r))
 }
 
+// Unowned says why none of the nodes may own the address: the reason of the
+// node that comes nearest to it, and one sentence for people that names no node,
+// so that it stays the same while nodes come and go. With a node that may own
+// the address the reason is empty.
+func Unowned(a Address, nodes []Node) (Reason, string) {
+	s := servers(&a)
+	nearest := NodeNotAlive
+	for i := range nodes {
+		r := check(&a, &s, &nodes[i])
+		if r == "" {
+			return "", ""
+		}
+		if slices.Index(nearness, r) > slices.Index(nearness, nearest) {
+			nearest = r
+		}
+	}
+	addr := a.Addr.String()
+	switch nearest {
+	case NodeNotAlive:
+		return nearest, "no node is Ready"
+	case NetworkUnavailable:
+		return nearest, "no node that is Ready has its pod network set up"
+	case NoLinkOnSubnet:
+		return nearest, "no node has an interface on the network of " + addr
+	case FamilyNotAnswered:
+		if a.Addr.Is6() {
+			return nearest, "this version answers ARP only: IPv6 addresses are allocated and not yet announced"
+		}
+		return nearest, "no interface on the network of " + addr + " does ARP"
+	case LinkDown:
+		return nearest, "every interface on the network of " + addr + " is down"
+	case NoEndpoints:
+		return nearest, explain(nearest, &a, &Node{}, "")
+	case NoLocalEndpoint:
+		return nearest, "externalTrafficPolicy is Local and no node that could announce " + addr + " has a ready endpoint of " + services(&a)
+	}
+	return NotBound, explain(NotBound, &a, &Node{}, "")
+}
+
+// nearness orders the reasons of check as it looks for them: whoever fails a
+// later one comes nearer to being eligible.
+var nearness = []Reason{NodeNotAlive, NetworkUnavailable, NoLinkOnSubnet, FamilyNotAnswered, LinkDown, NoEndpoints, NoLocalEndpoint, NotBound}
+
 // onSubnet names the links on the address's network.
 func onSubnet(a *Address, links []Link) string {
 	var names []string

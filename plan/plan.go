@@ -15,8 +15,9 @@
 //	not        eligible   proposed   claimant, until the proposed node's claim is seen; proposed at once
 //	not        not        nobody     claimant, if there is one: somebody answering is better than nobody
 //
-// Snapshots of different nodes differ in what each knows of links: a node
-// knows its own, and takes those of others as fitting.
+// Snapshots differ in what is known of links: a speaker knows those of its own
+// node and takes those of others as fitting; the controller knows those that
+// speakers have told of.
 package plan
 
 import "net/netip"

@@ -137,6 +137,38 @@ func TestEligible(t *testing.T) {
 	}
 }
 
+func TestUnowned(t *testing.T) {
+	off := node("off", links(Link{Name: "eth0", Up: true, ARP: true, Prefixes: []netip.Prefix{far}}))
+	down := node("down", links(Link{Name: "eth0", ARP: true, Prefixes: []netip.Prefix{lan}}))
+	tunnel := node("tunnel", links(Link{Name: "tun0", Up: true, Prefixes: []netip.Prefix{lan}}))
+	gone, cut := node("gone", dead), node("cut", noNetwork)
+	for name, tt := range map[string]struct {
+		address Address
+		nodes   []Node
+		reason  Reason
+		message string
+	}{
+		"a node may own it":              {address: address(), nodes: []Node{gone, off, node("a")}},
+		"a node may, as far as is known": {address: address(), nodes: []Node{off, node("a", unknownLinks)}},
+		"there is no node":               {address(), nil, NodeNotAlive, "no node is Ready"},
+		"all nodes are dead":             {address(), []Node{gone, gone}, NodeNotAlive, "no node is Ready"},
+		"no network is set up":           {address(), []Node{gone, cut}, NetworkUnavailable, "no node that is Ready has its pod network set up"},
+		"all are on other networks":      {address(), []Node{gone, off, cut, off}, NoLinkOnSubnet, "no node has an interface on the network of 192.0.2.50"},
+		"a tunnel comes nearest":         {address(), []Node{off, tunnel}, FamilyNotAnswered, "no interface on the network of 192.0.2.50 does ARP"},
+		"an interface that is down":      {address(), []Node{down, tunnel, off}, LinkDown, "every interface on the network of 192.0.2.50 is down"},
+		"IPv6 has no responder yet":      {Address{Addr: v6, Services: address().Services}, []Node{node("a"), gone}, FamilyNotAnswered, "this version answers ARP only: IPv6 addresses are allocated and not yet announced"},
+		"Local: no endpoint is ready":    {address(local("a!")), []Node{node("a"), off}, NoEndpoints, "externalTrafficPolicy is Local and no endpoint of default/local-0 is ready"},
+		"Local: endpoints elsewhere":     {address(local("off")), []Node{off, node("a")}, NoLocalEndpoint, "externalTrafficPolicy is Local and no node that could announce 192.0.2.50 has a ready endpoint of default/local-0"},
+		"nobody holds it":                {address(unbound), []Node{node("a")}, NotBound, "no Service holds 192.0.2.50; it is reserved or resting"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if reason, message := Unowned(tt.address, tt.nodes); reason != tt.reason || message != tt.message {
+				t.Errorf("got %q %q\nwant %q %q", reason, message, tt.reason, tt.message)
+			}
+		})
+	}
+}
+
 func TestOwner(t *testing.T) {
 	a, b, c := node("a"), node("b"), node("c")
 	for name, tt := range map[string]struct {

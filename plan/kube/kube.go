@@ -5,12 +5,14 @@ package kube
 
 import (
 	"cmp"
+	"net/netip"
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/fairlead-lb/fairlead/api/v1alpha1"
 	"github.com/fairlead-lb/fairlead/plan"
 )
 
@@ -33,6 +35,22 @@ func Node(node *corev1.Node) plan.Node {
 	}
 	n.Alive = n.Ready
 	return n
+}
+
+// Links returns the links that a speaker tells of; false if it tells of none
+// yet. What it leaves out can announce nothing.
+func Links(speaker *v1alpha1.Speaker) ([]plan.Link, bool) {
+	var links []plan.Link
+	for _, i := range speaker.Status.Interfaces {
+		l := plan.Link{Name: i.Name, Up: i.Up, ARP: true}
+		for _, a := range i.Addresses {
+			if p, err := netip.ParsePrefix(string(a)); err == nil {
+				l.Prefixes = append(l.Prefixes, p)
+			}
+		}
+		links = append(links, l)
+	}
+	return links, len(links) > 0
 }
 
 // ServiceOf returns the Service that a slice belongs to; its name is empty for

@@ -3,6 +3,7 @@
 package kube
 
 import (
+	"net/netip"
 	"slices"
 	"testing"
 
@@ -10,6 +11,7 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/fairlead-lb/fairlead/api/v1alpha1"
 	"github.com/fairlead-lb/fairlead/plan"
 )
 
@@ -52,5 +54,25 @@ func TestEndpoints(t *testing.T) {
 	}
 	if got := Endpoints(es); !slices.Equal(got, want) {
 		t.Errorf("got %+v\nwant %+v", got, want)
+	}
+}
+
+func TestLinks(t *testing.T) {
+	if links, known := Links(&v1alpha1.Speaker{}); known {
+		t.Errorf("a Speaker that tells nothing knows %+v", links)
+	}
+	links, known := Links(&v1alpha1.Speaker{Status: v1alpha1.SpeakerStatus{Interfaces: []v1alpha1.Interface{
+		{Name: "eth0", MAC: "02:00:00:00:00:01", Up: true, Addresses: []v1alpha1.InterfaceAddress{"192.0.2.1/24", "garbage", "2001:db8::1/64"}},
+		{Name: "eth1"},
+	}}})
+	want := []plan.Link{
+		{Name: "eth0", Up: true, ARP: true, Prefixes: []netip.Prefix{netip.MustParsePrefix("192.0.2.1/24"), netip.MustParsePrefix("2001:db8::1/64")}},
+		{Name: "eth1", ARP: true},
+	}
+	same := func(a, b plan.Link) bool {
+		return a.Name == b.Name && a.Up == b.Up && a.ARP == b.ARP && slices.Equal(a.Prefixes, b.Prefixes)
+	}
+	if !known || !slices.EqualFunc(links, want, same) {
+		t.Errorf("got %+v %v\nwant %+v", links, known, want)
 	}
 }
