@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/netip"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -63,7 +64,10 @@ type Controller struct {
 	ledger *ledger
 	pools  *pools
 	nodes  atomic.Pointer[[]plan.Node]
-	teller *teller
+	// avoided is what the ledger was told last; one goroutine at a time reads
+	// nodes.
+	avoided avoidance
+	teller  *teller
 	// atWork counts the Services that are being worked on.
 	atWork atomic.Int32
 	// warm says that the caches are filled, and filled that the ledger is.
@@ -151,7 +155,7 @@ func (c *Controller) Ready(*http.Request) error {
 func watched() []client.Object {
 	return []client.Object{
 		&corev1.Service{}, &corev1.Namespace{}, &corev1.Node{}, &discoveryv1.EndpointSlice{},
-		&v1alpha1.LoadBalancerIPPool{}, &v1alpha1.LoadBalancerIP{},
+		&v1alpha1.LoadBalancerIPPool{}, &v1alpha1.LoadBalancerIP{}, &v1alpha1.Speaker{},
 	}
 }
 
@@ -217,6 +221,9 @@ func (c *Controller) fill(ctx context.Context) error {
 	if _, err := c.readNodes(ctx); err != nil {
 		return err
 	}
+	if _, err := c.readAvoided(ctx); err != nil {
+		return err
+	}
 	var ips v1alpha1.LoadBalancerIPList
 	if err := c.live.List(ctx, &ips); err != nil {
 		return err
@@ -258,6 +265,7 @@ func (c *Controller) watch(ctx context.Context) (stop func(), err error) {
 		&corev1.Node{}:                 c.nodeEvents(),
 		&v1alpha1.LoadBalancerIPPool{}: c.poolEvents(),
 		&v1alpha1.LoadBalancerIP{}:     c.addressEvents(),
+		&v1alpha1.Speaker{}:            c.speakerEvents(),
 	}
 	for obj, handler := range handlers {
 		informer, err := c.cache.GetInformer(ctx, obj)
@@ -348,7 +356,8 @@ func (c *Controller) nodeEvents() toolscache.ResourceEventHandlerFuncs {
 	return toolscache.ResourceEventHandlerFuncs{
 		AddFunc: func(any) { changed() },
 		UpdateFunc: func(before, after any) {
-			if !samePlacement(kube.Node(before.(*corev1.Node)), kube.Node(after.(*corev1.Node))) {
+			b, a := before.(*corev1.Node), after.(*corev1.Node)
+			if !samePlacement(kube.Node(b), kube.Node(a)) || !slices.Equal(b.Status.Addresses, a.Status.Addresses) {
 				changed()
 			}
 		},
@@ -361,9 +370,11 @@ func (c *Controller) nodeEvents() toolscache.ResourceEventHandlerFuncs {
 func (c *Controller) endpointsChanged(slice *discoveryv1.EndpointSlice) {
 	name := kube.ServiceOf(slice)
 	if c.ledger.isLocal(name) {
-		for _, addr := range c.ledger.held(name) {
+		held := c.ledger.held(name)
+		for _, addr := range held {
 			c.addresses.Add(request(ipam.ObjectName(addr)))
 		}
+		c.enqueueUnclaimed(held)
 	}
 }
 
@@ -373,15 +384,24 @@ func (c *Controller) reconcileConfig(ctx context.Context, req reconcile.Request)
 	case poolsChanged:
 		return reconcile.Result{}, c.reconcilePools(ctx)
 	case nodesChanged:
-		changed, err := c.readNodes(ctx)
-		if err != nil || !changed {
-			return reconcile.Result{}, err
-		}
-		c.enqueueAddresses()
+		return reconcile.Result{}, c.reconcileNodes(ctx)
 	case somethingFree:
 		c.wakeLonging()
 	}
 	return reconcile.Result{}, nil
+}
+
+// reconcileNodes takes a change of any node or of its network.
+func (c *Controller) reconcileNodes(ctx context.Context) error {
+	changed, err := c.readNodes(ctx)
+	if err != nil {
+		return err
+	}
+	if changed {
+		c.enqueueAddresses()
+		c.enqueueUnclaimed(c.ledger.known())
+	}
+	return c.reconcileAvoided(ctx)
 }
 
 func (c *Controller) enqueueServices(ip *v1alpha1.LoadBalancerIP) {
@@ -394,6 +414,16 @@ func (c *Controller) enqueueServices(ip *v1alpha1.LoadBalancerIP) {
 func (c *Controller) enqueueAddresses(pools ...string) {
 	for _, addr := range c.ledger.known(pools...) {
 		c.addresses.Add(request(ipam.ObjectName(addr)))
+	}
+}
+
+// enqueueUnclaimed has the Services looked at again that say why no node has
+// claimed their address.
+func (c *Controller) enqueueUnclaimed(addrs []netip.Addr) {
+	for _, addr := range addrs {
+		if obj := c.ledger.object(addr); obj != nil && obj.Status.L2 == nil {
+			c.enqueueServices(obj)
+		}
 	}
 }
 

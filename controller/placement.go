@@ -64,9 +64,21 @@ func (c *Controller) readNodes(ctx context.Context) (bool, error) {
 	if err := c.client.List(ctx, &list); err != nil {
 		return false, err
 	}
+	var speakers v1alpha1.SpeakerList
+	if err := c.client.List(ctx, &speakers); err != nil {
+		return false, err
+	}
+	byNode := make(map[string]*v1alpha1.Speaker, len(speakers.Items))
+	for i := range speakers.Items {
+		byNode[speakers.Items[i].Name] = &speakers.Items[i]
+	}
 	nodes := make([]plan.Node, 0, len(list.Items))
 	for i := range list.Items {
-		nodes = append(nodes, kube.Node(&list.Items[i]))
+		node := kube.Node(&list.Items[i])
+		if speaker := byNode[node.Name]; speaker != nil {
+			node.Links, node.LinksKnown = kube.Links(speaker)
+		}
+		nodes = append(nodes, node)
 	}
 	slices.SortFunc(nodes, func(a, b plan.Node) int { return cmp.Compare(a.Name, b.Name) })
 	before := c.nodes.Swap(&nodes)
@@ -75,12 +87,14 @@ func (c *Controller) readNodes(ctx context.Context) (bool, error) {
 
 func samePlacement(a, b plan.Node) bool {
 	return a.Name == b.Name && a.Alive == b.Alive && a.Ready == b.Ready && a.Draining == b.Draining &&
-		a.Excluded == b.Excluded && a.Cordoned == b.Cordoned && a.NetworkUnavailable == b.NetworkUnavailable
+		a.Excluded == b.Excluded && a.Cordoned == b.Cordoned && a.NetworkUnavailable == b.NetworkUnavailable &&
+		a.LinksKnown == b.LinksKnown && slices.EqualFunc(a.Links, b.Links, func(a, b plan.Link) bool {
+		return a.Name == b.Name && a.Up == b.Up && a.ARP == b.ARP && slices.Equal(a.Prefixes, b.Prefixes)
+	})
 }
 
-// proposeLocked sets the owner of a bound object, unless the one it has is
-// good. It reports whether it did.
-func (c *Controller) proposeLocked(ctx context.Context, obj *v1alpha1.LoadBalancerIP, addr netip.Addr) bool {
+// planAddress reads a bound object in the terms of plan.
+func (c *Controller) planAddress(ctx context.Context, obj *v1alpha1.LoadBalancerIP, addr netip.Addr) plan.Address {
 	a := plan.Address{Addr: addr, Proposed: obj.Spec.Owner}
 	if claim := obj.Status.L2; claim != nil {
 		a.Claim = plan.Claim{Node: claim.Node, Term: claim.Term}
@@ -88,7 +102,23 @@ func (c *Controller) proposeLocked(ctx context.Context, obj *v1alpha1.LoadBalanc
 	for _, b := range obj.Spec.Services {
 		a.Services = append(a.Services, c.serviceOf(ctx, types.NamespacedName{Namespace: b.Namespace, Name: b.Name}, addr))
 	}
-	nodes := *c.nodes.Load()
+	return a
+}
+
+// unowned says why no node may announce the address, empty if one may.
+func (c *Controller) unowned(ctx context.Context, addr netip.Addr) string {
+	obj := c.ledger.object(addr)
+	if obj == nil {
+		return ""
+	}
+	_, why := plan.Unowned(c.planAddress(ctx, obj, addr), *c.nodes.Load())
+	return why
+}
+
+// proposeLocked sets the owner of a bound object, unless the one it has is
+// good. It reports whether it did.
+func (c *Controller) proposeLocked(ctx context.Context, obj *v1alpha1.LoadBalancerIP, addr netip.Addr) bool {
+	a, nodes := c.planAddress(ctx, obj, addr), *c.nodes.Load()
 	if _, ok := plan.Owner(a, nodes); ok {
 		return false
 	}

@@ -138,7 +138,7 @@ func (c *Controller) serve(ctx context.Context, svc *corev1.Service) (time.Durat
 		}
 	}
 	updated := svc.DeepCopy()
-	setStatus(updated, a, len(a.Surplus) > 0 || len(adopt) > 0, c.claimed, metav1.NewTime(c.now()))
+	setStatus(updated, a, len(a.Surplus) > 0 || len(adopt) > 0, c.claimed, func(a netip.Addr) string { return c.unowned(ctx, a) }, metav1.NewTime(c.now()))
 	surplus := c.ledger.holdingsOf(name, a.Surplus)
 	if len(surplus) > 0 && equality.Semantic.DeepEqual(svc, updated) {
 		// Another controller may have bound it and be about to show it, and

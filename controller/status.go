@@ -35,6 +35,8 @@ const (
 	ReasonAnnounced = "Announced"
 	// ReasonAwaitingClaim: no node has claimed the address.
 	ReasonAwaitingClaim = "AwaitingClaim"
+	// ReasonNoEligibleNode: no node has claimed the address, and none may.
+	ReasonNoEligibleNode = "NoEligibleNode"
 	// ReasonNotAllocated: there is nothing to announce.
 	ReasonNotAllocated = "NotAllocated"
 )
@@ -42,7 +44,7 @@ const (
 // setStatus makes svc show an allocation: finalizer, ingress and conditions.
 // Only if it had an address of ours before is the finalizer taken off when it
 // has none now: every load balancer uses the same.
-func setStatus(svc *corev1.Service, a Allocation, had bool, claimed func(netip.Addr) bool, now metav1.Time) {
+func setStatus(svc *corev1.Service, a Allocation, had bool, claimed func(netip.Addr) bool, unowned func(netip.Addr) string, now metav1.Time) {
 	setIngress(svc, a.Addresses)
 	if len(a.Addresses) > 0 {
 		if !helpers.HasLBFinalizer(svc) {
@@ -52,7 +54,7 @@ func setStatus(svc *corev1.Service, a Allocation, had bool, claimed func(netip.A
 		dropFinalizer(svc)
 	}
 	setCondition(svc, allocatedCondition(a), now)
-	setCondition(svc, announcedCondition(a.Addresses, claimed), now)
+	setCondition(svc, announcedCondition(a.Addresses, claimed, unowned), now)
 }
 
 // clearStatus makes svc show nothing of ours. The addresses are those that it
@@ -150,18 +152,26 @@ func refusalText(refusals []ipam.Refusal) string {
 }
 
 // announcedCondition names no node: an address that moves writes no Service.
-func announcedCondition(addrs []netip.Addr, claimed func(netip.Addr) bool) metav1.Condition {
+func announcedCondition(addrs []netip.Addr, claimed func(netip.Addr) bool, unowned func(netip.Addr) string) metav1.Condition {
 	cond := metav1.Condition{Type: v1alpha1.ServiceAnnounced, Status: metav1.ConditionFalse}
 	if len(addrs) == 0 {
 		cond.Reason, cond.Message = ReasonNotAllocated, "there is no address to announce"
 		return cond
 	}
-	var waiting, texts []string
+	var waiting, why, texts []string
 	for _, a := range addrs {
 		texts = append(texts, a.String())
-		if !claimed(a) {
-			waiting = append(waiting, a.String())
+		if claimed(a) {
+			continue
 		}
+		waiting = append(waiting, a.String())
+		if text := unowned(a); text != "" {
+			why = append(why, text)
+		}
+	}
+	if len(why) > 0 {
+		cond.Reason, cond.Message = ReasonNoEligibleNode, strings.Join(why, "; ")
+		return cond
 	}
 	if len(waiting) > 0 {
 		cond.Reason, cond.Message = ReasonAwaitingClaim, "no node has claimed "+strings.Join(waiting, " and ")+" yet"

@@ -151,6 +151,9 @@ func (w *world) sync() {
 	if _, err := w.c.readNodes(w.ctx()); err != nil {
 		w.t.Fatal(err)
 	}
+	if _, err := w.c.readAvoided(w.ctx()); err != nil {
+		w.t.Fatal(err)
+	}
 	for _, ip := range w.addresses() {
 		w.c.ledger.observe(&ip)
 	}
