@@ -12,6 +12,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -81,6 +82,42 @@ var _ = Describe("A speaker's rights", onLab, func() {
 		}), "conditions are the controller's")
 	})
 
+	It("are to tell of its own node, and no other", func(ctx SpecContext) {
+		tell := func(as client.Client, node string) error {
+			GinkgoHelper()
+			speaker := &v1alpha1.Speaker{}
+			Expect(api.Get(ctx, objectKey("", node), speaker)).To(Succeed())
+			base := speaker.DeepCopy()
+			speaker.Status.Interfaces[0].Gateways = []v1alpha1.Gateway{"192.0.2.1"}
+			return as.Status().Patch(ctx, speaker, client.MergeFrom(base))
+		}
+		speaker := actingAs(ctx, cluster.Speaker, "node1")
+		forbidden(tell(speaker, "node2"), "a speaker may write only the Speaker of its own node, which is node1")
+		forbidden(tell(actingAs(ctx, cluster.Speaker, ""), "node1"), "must be bound to its node")
+		Expect(tell(speaker, "node1")).To(Succeed())
+	})
+
+	It("are to make the Speaker of its own node, as that Node's", func(ctx SpecContext) {
+		object := func(name string, owners ...string) *v1alpha1.Speaker {
+			speaker := &v1alpha1.Speaker{ObjectMeta: metav1.ObjectMeta{Name: name}}
+			for _, owner := range owners {
+				n := &corev1.Node{}
+				Expect(api.Get(ctx, objectKey("", owner), n)).To(Succeed())
+				speaker.OwnerReferences = append(speaker.OwnerReferences, metav1.OwnerReference{APIVersion: "v1", Kind: "Node", Name: owner, UID: n.UID})
+			}
+			return speaker
+		}
+		dry := client.DryRunAll
+		speaker := actingAs(ctx, cluster.Speaker, "node1")
+		forbidden(speaker.Create(ctx, object("another", "node1"), dry), "only the Speaker of its own node")
+		forbidden(speaker.Create(ctx, object("node1"), dry), "must be owned by its Node alone")
+		forbidden(speaker.Create(ctx, object("node1", "node2"), dry), "must be owned by its Node alone")
+		forbidden(speaker.Create(ctx, object("node1", "node1", "node2"), dry), "must be owned by its Node alone")
+		// Nothing but that it is there already speaks against its own.
+		err := speaker.Create(ctx, object("node1", "node1"), dry)
+		Expect(apierrors.IsAlreadyExists(err)).To(BeTrue(), "%v", err)
+	})
+
 	It("end there", func(ctx SpecContext) {
 		speaker := actingAs(ctx, cluster.Speaker, "node1")
 		ip := s.ip(ctx, s.v4(1))
@@ -88,6 +125,9 @@ var _ = Describe("A speaker's rights", onLab, func() {
 		forbidden(speaker.Update(ctx, ip), "cannot update")
 		forbidden(speaker.Delete(ctx, ip), "cannot delete")
 		forbidden(speaker.List(ctx, &corev1.SecretList{}), "cannot list")
+		own := &v1alpha1.Speaker{ObjectMeta: metav1.ObjectMeta{Name: "node1"}}
+		forbidden(speaker.Delete(ctx, own), "cannot delete")
+		forbidden(speaker.Patch(ctx, own, client.RawPatch(types.MergePatchType, []byte(`{"metadata":{"ownerReferences":null}}`))), "cannot patch")
 		svc := s.addService(ctx, "web")
 		svc.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: s.v4(9).String()}}
 		forbidden(speaker.Status().Update(ctx, svc), "cannot update")
@@ -101,5 +141,6 @@ var _ = Describe("A speaker's rights", onLab, func() {
 		forbidden(controller.Patch(ctx, svc, client.MergeFrom(base)), "cannot patch")
 		forbidden(controller.Delete(ctx, svc), "cannot delete")
 		forbidden(controller.List(ctx, &corev1.SecretList{}), "cannot list")
+		forbidden(controller.Delete(ctx, &v1alpha1.Speaker{ObjectMeta: metav1.ObjectMeta{Name: "node1"}}), "cannot delete")
 	})
 })
