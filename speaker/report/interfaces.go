@@ -42,3 +42,10 @@ func interfaces(links []link.Link) []v1alpha1.Interface {
 	})
 	return out[:min(len(out), v1alpha1.MaxSpeakerInterfaces)]
 }
+
+// flipped tells whether an interface is up that was down, or the reverse.
+func flipped(before, after []v1alpha1.Interface) bool {
+	return slices.ContainsFunc(after, func(a v1alpha1.Interface) bool {
+		return slices.ContainsFunc(before, func(b v1alpha1.Interface) bool { return a.Name == b.Name && a.Up != b.Up })
+	})
+}

@@ -25,6 +25,9 @@ const (
 	// minInterval is between two writes, and between a write that failed and
 	// the next try.
 	minInterval = 10 * time.Second
+	// flipInterval is between two writes if an interface went up or down, which
+	// decides whether the node is given addresses.
+	flipInterval = time.Second
 	// writeTimeout ends a write that hangs.
 	writeTimeout = 10 * time.Second
 )
@@ -75,7 +78,7 @@ func (r *Reporter) SetLinks(links []link.Link) {
 func (r *Reporter) Run(ctx context.Context) error {
 	var want []v1alpha1.Interface
 	var known, failing bool
-	var next time.Time // write
+	var last time.Time // write
 	var due <-chan time.Time
 	for {
 		select {
@@ -92,12 +95,16 @@ func (r *Reporter) Run(ctx context.Context) error {
 			own.Speaker != nil && equality.Semantic.DeepEqual(own.Speaker.Status.Interfaces, want) {
 			continue
 		}
-		if wait := time.Until(next); wait > 0 {
+		interval := minInterval
+		if own.Speaker != nil && !failing && flipped(own.Speaker.Status.Interfaces, want) {
+			interval = flipInterval
+		}
+		if wait := time.Until(last.Add(interval)); wait > 0 {
 			due = time.After(wait)
 			continue
 		}
 		err := r.write(ctx, own, want)
-		next = time.Now().Add(minInterval)
+		last = time.Now()
 		if err != nil && ctx.Err() == nil {
 			due = time.After(minInterval)
 			if !failing {

@@ -214,6 +214,25 @@ func TestManyChangesAreFewWrites(t *testing.T) {
 	})
 }
 
+func TestAnInterfaceThatGoesUpOrDownIsToldSooner(t *testing.T) {
+	bubble(t, with("192.0.2.1/24"), func(w *world) {
+		w.sync()
+		for i := range 10 {
+			l := ether("eth0", has("192.0.2.1/24"))
+			l.Up = i%2 == 1
+			w.SetLinks([]link.Link{l})
+			time.Sleep(400 * time.Millisecond)
+			w.sync()
+		}
+		time.Sleep(time.Hour)
+		w.wantAddress("192.0.2.1/24")
+		if !w.stored().Status.Interfaces[0].Up {
+			t.Error("the last state is not told")
+		}
+		w.wantWrites("patch at 0s", "patch at 1.2s", "patch at 2.4s", "patch at 3.6s")
+	})
+}
+
 func TestWhatChangedBackIsNotWritten(t *testing.T) {
 	bubble(t, with("192.0.2.1/24"), func(w *world) {
 		w.sync()

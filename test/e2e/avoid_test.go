@@ -30,6 +30,18 @@ func speakerOf(ctx context.Context, node string) (*v1alpha1.Speaker, error) {
 	return s, api.Get(ctx, client.ObjectKey{Name: node}, s)
 }
 
+// toldOf waits until a node's speaker has told of it.
+func toldOf(ctx context.Context, node string) (speaker *v1alpha1.Speaker) {
+	GinkgoHelper()
+	Eventually(ctx, func(g Gomega) {
+		var err error
+		speaker, err = speakerOf(ctx, node)
+		g.Expect(err).NotTo(HaveOccurred())
+		g.Expect(speaker.Status.Interfaces).NotTo(BeEmpty())
+	}).Should(Succeed())
+	return speaker
+}
+
 var _ = Describe("The cluster's own network", onLab, func() {
 	s := newScene()
 
@@ -58,8 +70,7 @@ var _ = Describe("The cluster's own network", onLab, func() {
 			Eventually(ctx, func(g Gomega) {
 				speaker, err := speakerOf(ctx, n.Name())
 				g.Expect(err).NotTo(HaveOccurred())
-				g.Expect(speaker.Status.Interfaces).NotTo(BeEmpty())
-				g.Expect(speaker.Status.Interfaces[0]).To(Equal(v1alpha1.Interface{
+				g.Expect(speaker.Status.Interfaces).To(ContainElement(v1alpha1.Interface{
 					Name: cluster.Interface, MAC: n.MAC.String(), Up: true,
 					Addresses: []v1alpha1.InterfaceAddress{v1alpha1.InterfaceAddress(n.IPv4.String() + "/16"), v1alpha1.InterfaceAddress(n.IPv6.String() + "/64")},
 					Gateways:  []v1alpha1.Gateway{v1alpha1.Gateway(lab.Router.IPv4.String()), v1alpha1.Gateway(lab.Router.IPv6.String())},
@@ -72,10 +83,7 @@ var _ = Describe("The cluster's own network", onLab, func() {
 	})
 
 	It("is told again where somebody edited it, and otherwise not written", func(ctx SpecContext) {
-		speaker, err := speakerOf(ctx, "node1")
-		Expect(err).NotTo(HaveOccurred())
-		untouched, err := speakerOf(ctx, "node2")
-		Expect(err).NotTo(HaveOccurred())
+		speaker, untouched := toldOf(ctx, "node1"), toldOf(ctx, "node2")
 		told := speaker.Status.Interfaces
 		base := speaker.DeepCopy()
 		speaker.Status.Interfaces = nil
@@ -85,15 +93,12 @@ var _ = Describe("The cluster's own network", onLab, func() {
 			g.Expect(err).NotTo(HaveOccurred())
 			g.Expect(speaker.Status.Interfaces).To(Equal(told))
 		}).Should(Succeed())
-		again, err := speakerOf(ctx, "node2")
-		Expect(err).NotTo(HaveOccurred())
-		Expect(again.ResourceVersion).To(Equal(untouched.ResourceVersion))
+		Expect(toldOf(ctx, "node2").ResourceVersion).To(Equal(untouched.ResourceVersion))
 	})
 
 	It("is told anew when a Node comes back as another", func(ctx SpecContext) {
 		n := lab.Nodes[2]
-		before, err := speakerOf(ctx, n.Name())
-		Expect(err).NotTo(HaveOccurred())
+		before := toldOf(ctx, n.Name())
 		s.afterwards(func(ctx context.Context) {
 			Expect(n.Register(ctx)).To(Succeed())
 			Eventually(ctx, func() error { return lab.RenewSpeaker(ctx, n) }).Should(Succeed())

@@ -85,11 +85,10 @@ var _ = Describe("A speaker's rights", onLab, func() {
 	It("are to tell of its own node, and no other", func(ctx SpecContext) {
 		tell := func(as client.Client, node string) error {
 			GinkgoHelper()
-			speaker := &v1alpha1.Speaker{}
-			Expect(api.Get(ctx, objectKey("", node), speaker)).To(Succeed())
+			speaker := toldOf(ctx, node)
 			base := speaker.DeepCopy()
 			speaker.Status.Interfaces[0].Gateways = []v1alpha1.Gateway{"192.0.2.1"}
-			return as.Status().Patch(ctx, speaker, client.MergeFrom(base))
+			return as.Status().Patch(ctx, speaker, client.MergeFrom(base), client.DryRunAll)
 		}
 		speaker := actingAs(ctx, cluster.Speaker, "node1")
 		forbidden(tell(speaker, "node2"), "a speaker may write only the Speaker of its own node, which is node1")
@@ -108,6 +107,7 @@ var _ = Describe("A speaker's rights", onLab, func() {
 			return speaker
 		}
 		dry := client.DryRunAll
+		toldOf(ctx, "node1")
 		speaker := actingAs(ctx, cluster.Speaker, "node1")
 		forbidden(speaker.Create(ctx, object("another", "node1"), dry), "only the Speaker of its own node")
 		forbidden(speaker.Create(ctx, object("node1"), dry), "must be owned by its Node alone")
