@@ -67,8 +67,8 @@ type SpeakerStatus struct {
 }
 
 // Speaker is what the speaker of a node tells of it. It has the name of the
-// Node, which owns it, and is written by that speaker alone, at most every
-// 10 s.
+// Node, which owns it, and is written by that speaker alone: when something
+// changed, and seldom.
 //
 // +kubebuilder:object:root=true
 // +kubebuilder:subresource:status
