@@ -26,6 +26,7 @@ type Gateway string
 
 // Interface is a network interface that can announce addresses.
 type Interface struct {
+	// Name of the interface.
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=15
 	Name string `json:"name"`
@@ -60,6 +61,7 @@ type SpeakerStatus struct {
 	// +listMapKey=name
 	// +kubebuilder:validation:MaxItems=128
 	Interfaces []Interface `json:"interfaces,omitempty"`
+	// Conditions: none yet.
 	// +optional
 	// +listType=map
 	// +listMapKey=type
