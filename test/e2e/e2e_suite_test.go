@@ -21,6 +21,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/kubernetes"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/fairlead-lb/fairlead/api/v1alpha1"
@@ -38,6 +39,8 @@ const (
 var (
 	api  client.Client        // as administrator, reading without a cache
 	kube kubernetes.Interface // as administrator
+	// restConfig is for further clients of the administrator.
+	restConfig func() *rest.Config
 	// poolRange is the i-th range, of poolRanges, that nothing in the cluster's network uses.
 	poolRange  func(i int) (v4, v6 netip.Prefix)
 	poolRanges int
@@ -69,7 +72,8 @@ var _ = BeforeSuite(func(ctx SpecContext) {
 		binDir = GinkgoT().TempDir()
 	}
 	lab = startSite(ctx, cluster.Config{Name: "e2e", Nodes: 3})
-	api, kube, poolRange, poolRanges = lab.API, lab.Kube, cluster.PoolRange, cluster.PoolRanges
+	api, kube, restConfig = lab.API, lab.Kube, lab.RESTConfig
+	poolRange, poolRanges = cluster.PoolRange, cluster.PoolRanges
 })
 
 // site is a lab with Fairlead installed.

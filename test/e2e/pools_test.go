@@ -19,6 +19,12 @@ func labelled(key, value string) func(*corev1.Service) {
 	return func(svc *corev1.Service) { metav1.SetMetaDataLabel(&svc.ObjectMeta, key, value) }
 }
 
+func forServices(key, value string) func(*v1alpha1.LoadBalancerIPPool) {
+	return func(p *v1alpha1.LoadBalancerIPPool) {
+		p.Spec.ServiceSelector = &metav1.LabelSelector{MatchLabels: map[string]string{key: value}}
+	}
+}
+
 var _ = Describe("A pool", func() {
 	s := newScene()
 
