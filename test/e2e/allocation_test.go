@@ -8,7 +8,6 @@ import (
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
 	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
 
 	"github.com/fairlead-lb/fairlead/api/v1alpha1"
@@ -111,71 +110,5 @@ var _ = Describe("Allocation", func() {
 			g.Expect(svc.Finalizers).To(BeEmpty())
 			g.Expect(eventsOf(ctx, svc)).To(BeEmpty())
 		}).Should(Succeed())
-	})
-})
-
-var _ = Describe("Two families", func() {
-	s := newScene()
-
-	const v4, v6 = corev1.IPv4Protocol, corev1.IPv6Protocol
-	const prefer, require = corev1.IPFamilyPolicyPreferDualStack, corev1.IPFamilyPolicyRequireDualStack
-
-	It("come from one pool, in the order of the Service's families", func(ctx SpecContext) {
-		s.addPool(ctx, "lan", []string{between(s.v4(1), s.v4(9)), between(s.v6(1), s.v6(9))})
-		s.addService(ctx, "prefers", families(prefer, v4, v6))
-		s.served(ctx, "prefers", s.v4(1), s.v6(1))
-		s.addService(ctx, "requires", families(require, v6, v4))
-		s.served(ctx, "requires", s.v6(2), s.v4(2))
-		Expect(s.ip(ctx, s.v6(2)).Name).To(Equal(fmt.Sprintf("fd89-0000-0000-0000-%04x-%04x-0000-0002", s.v6(2).As16()[9], uint16(s.v6(2).As16()[10])<<8|uint16(s.v6(2).As16()[11]))))
-	})
-
-	It("may come from two pools", func(ctx SpecContext) {
-		s.addPool(ctx, "four", []string{between(s.v4(1), s.v4(9))})
-		s.addPool(ctx, "six", []string{between(s.v6(1), s.v6(9))})
-		s.addService(ctx, "web", families(require, v4, v6))
-		s.served(ctx, "web", s.v4(1), s.v6(1))
-	})
-
-	It("are one for a Service of IPv6 alone", func(ctx SpecContext) {
-		s.addPool(ctx, "lan", []string{between(s.v4(1), s.v4(9)), between(s.v6(1), s.v6(9))})
-		s.addService(ctx, "web", families(corev1.IPFamilyPolicySingleStack, v6))
-		s.served(ctx, "web", s.v6(1))
-	})
-
-	It("are all or nothing for RequireDualStack", func(ctx SpecContext) {
-		s.addPool(ctx, "four", []string{between(s.v4(1), s.v4(9))})
-		s.addService(ctx, "web", families(require, v4, v6))
-		s.refused(ctx, "web", "FamilyNotInPool")
-		Expect(s.ips(ctx)).To(BeEmpty())
-		s.addPool(ctx, "six", []string{between(s.v6(1), s.v6(9))})
-		s.served(ctx, "web", s.v4(1), s.v6(1))
-	})
-
-	It("are one for PreferDualStack until a pool has the second", func(ctx SpecContext) {
-		s.addPool(ctx, "four", []string{between(s.v4(1), s.v4(9))})
-		s.addService(ctx, "web", families(prefer, v6, v4))
-		s.served(ctx, "web", s.v4(1))
-		allocated := conditionOf(s.service(ctx, "web"), v1alpha1.ServiceAllocated)
-		Expect(allocated).To(And(
-			HaveField("Status", metav1.ConditionTrue),
-			HaveField("Reason", controller.ReasonPartlyAllocated),
-			HaveField("Message", ContainSubstring("IPv6"))))
-		s.addPool(ctx, "six", []string{between(s.v6(1), s.v6(9))})
-		s.served(ctx, "web", s.v6(1), s.v4(1))
-		Expect(conditionOf(s.service(ctx, "web"), v1alpha1.ServiceAllocated).Reason).To(Equal(controller.ReasonAllocated))
-	})
-
-	It("follow the Service when it gains and drops one", func(ctx SpecContext) {
-		s.addPool(ctx, "lan", []string{between(s.v4(1), s.v4(9)), between(s.v6(1), s.v6(9))})
-		s.addService(ctx, "web")
-		s.served(ctx, "web", s.v4(1))
-		s.editService(ctx, "web", func(svc *corev1.Service) { svc.Spec.IPFamilyPolicy = ptr.To(require) })
-		s.served(ctx, "web", s.v4(1), s.v6(1))
-		s.editService(ctx, "web", func(svc *corev1.Service) {
-			svc.Spec.IPFamilyPolicy = ptr.To(corev1.IPFamilyPolicySingleStack)
-			svc.Spec.IPFamilies, svc.Spec.ClusterIPs = svc.Spec.IPFamilies[:1], svc.Spec.ClusterIPs[:1]
-		})
-		s.served(ctx, "web", s.v4(1))
-		s.rests(ctx, s.v6(1))
 	})
 })
