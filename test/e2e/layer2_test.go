@@ -168,6 +168,40 @@ var _ = Describe("Layer 2", onLab, func() {
 		Expect(owners).To(And(HaveLen(3), HaveEach(2)), "equal nodes should have equal shares")
 	})
 
+	It("answers for a shared address from one node for all its Services", func(ctx SpecContext) {
+		s.addPool(ctx, "lan", []string{between(s.v4(1), s.v4(9))})
+		s.startBackends(ctx, "web")
+		const services = 4
+		for i := range services {
+			on := func(svc *corev1.Service) {
+				svc.Spec.Selector = map[string]string{"app": "web"}
+				svc.Spec.Ports = []corev1.ServicePort{port(corev1.ProtocolTCP, int32(80+i))}
+			}
+			s.addService(ctx, fmt.Sprint("web-", i), sharing("k"), on)
+		}
+		for i := range services {
+			addr, owner := s.announced(ctx, fmt.Sprint("web-", i))
+			Expect(addr).To(Equal(s.v4(1)))
+			answers(ctx, addr, owner)
+			Eventually(ctx, func() (string, error) {
+				return lab.Client.Get(ctx, fmt.Sprintf("http://%s/hostname", netip.AddrPortFrom(addr, uint16(80+i))))
+			}).Should(HavePrefix("web-"))
+		}
+	})
+
+	DescribeTable("answers for addresses of a pool that is written as", func(ctx SpecContext, addresses func() string) {
+		s.addPool(ctx, "lan", []string{addresses()})
+		s.startBackends(ctx, "web", lab.Nodes[0])
+		s.addService(ctx, "web", selecting("web"))
+		addr, owner := s.announced(ctx, "web")
+		answers(ctx, addr, owner)
+		Eventually(ctx, func() (string, error) { return curl(ctx, lab.Client, addr, "/hostname") }).Should(Equal("web-node1"))
+	},
+		Entry("a range", func() string { return between(s.v4(1), s.v4(9)) }),
+		Entry("a prefix", func() string { return netip.PrefixFrom(s.v4(16), 28).String() }),
+		Entry("one address", func() string { return s.v4(5).String() }),
+	)
+
 	It("tells the neighbours who has the address when it is claimed", func(ctx SpecContext) {
 		capture, err := wire.StartCapture(lab.Client.Namespace, cluster.Interface, wire.EtherTypeARP)
 		Expect(err).NotTo(HaveOccurred())
