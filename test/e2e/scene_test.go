@@ -95,7 +95,8 @@ func (s *scene) addNamespace(ctx context.Context, name string, labels map[string
 	}).Should(Succeed())
 }
 
-// addPool makes a pool for the scene's namespaces.
+// addPool makes a pool for the scene's namespaces, and waits until the controller knows it: otherwise a Service that comes
+// next might be told at first that there is none.
 func (s *scene) addPool(ctx context.Context, name string, addresses []string, edits ...func(*v1alpha1.LoadBalancerIPPool)) *v1alpha1.LoadBalancerIPPool {
 	GinkgoHelper()
 	p := &v1alpha1.LoadBalancerIPPool{ObjectMeta: metav1.ObjectMeta{Name: s.poolName(name)}}
@@ -110,6 +111,7 @@ func (s *scene) addPool(ctx context.Context, name string, addresses []string, ed
 	}
 	Expect(api.Create(ctx, p)).To(Succeed())
 	s.pools = append(s.pools, p.Name)
+	s.awaitObserved(ctx, name)
 	return p
 }
 
