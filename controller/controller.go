@@ -241,6 +241,7 @@ func (c *Controller) fill(ctx context.Context) error {
 		served := c.opts.Classes.Serves(svc) && svc.DeletionTimestamp == nil
 		c.ledger.describe(svc, c.words.holder(svc), c.foreignAddresses(svc, held, served))
 	}
+	c.ledger.acceptPast()
 	// What belongs to Services that went while nobody looked has no event.
 	for i := range ips.Items {
 		c.enqueueServices(&ips.Items[i])

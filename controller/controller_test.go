@@ -424,6 +424,23 @@ func TestRestoredServicesShareAgain(t *testing.T) {
 	}
 }
 
+func TestEditWhileTheControllerWasDownMovesTheLaterOfTwoThatShare(t *testing.T) {
+	for _, order := range [][]string{{"first", "second"}, {"second", "first"}} {
+		w := newWorld(t, testPool("lan", "192.0.2.0/28"), testService("first", sharing("k", 80)), testService("second", sharing("k", 443)))
+		w.reconcile("first", "second")
+		w.shows("second", "192.0.2.0")
+		w.edit("second", func(svc *corev1.Service) { svc.Spec.ExternalTrafficPolicy = corev1.ServiceExternalTrafficPolicyLocal })
+		w.c = w.controller()
+		w.sync()
+		if err := w.c.fill(w.ctx()); err != nil {
+			t.Fatal(err)
+		}
+		w.reconcile(order...)
+		w.shows("first", "192.0.2.0")
+		w.shows("second", "192.0.2.1")
+	}
+}
+
 func TestAnotherControllersBindingIsBelieved(t *testing.T) {
 	w := newWorld(t, testPool("lan", "192.0.2.0/28"), testService("first"), testService("web"))
 	w.reconcile("first", "web")

@@ -136,6 +136,42 @@ func (l *ledger) acceptLocked(name types.NamespacedName, holder ipam.Holder, add
 	return news
 }
 
+// acceptPast accepts the Services on shared addresses as they must have been
+// when they joined: naming each other's namespaces, and answered from the same
+// nodes. One that was edited while no controller ran is then the one to leave;
+// of two that differ in their nodes it is the later.
+func (l *ledger) acceptPast() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for addr, obj := range l.objects {
+		if len(obj.Spec.Services) < 2 {
+			continue
+		}
+		var namespaces []string
+		for _, b := range obj.Spec.Services {
+			namespaces = append(namespaces, b.Namespace)
+		}
+		var first *service
+		for _, b := range obj.Spec.Services {
+			s := l.services[types.NamespacedName{Namespace: b.Namespace, Name: b.Name}]
+			if s == nil {
+				continue // it went meanwhile, and is released
+			}
+			if first == nil {
+				first = s
+			}
+			if s.accepted == nil {
+				s.accepted = map[netip.Addr]ipam.Holder{}
+			}
+			s.accepted[addr] = ipam.Holder{
+				Backend:           first.holder.Backend,
+				SharingNamespaces: slices.Concat(s.holder.SharingNamespaces, namespaces),
+			}
+		}
+		l.alloc.Put(l.holdingLocked(addr, obj))
+	}
+}
+
 func (l *ledger) dropForeignLocked(s *service) {
 	for _, a := range s.foreign {
 		l.alloc.DeleteForeign(a, string(s.uid))

@@ -150,6 +150,41 @@ var _ = Describe("A controller that starts", onLab, func() {
 		}
 	})
 
+	DescribeTable("moves the one of two that share that was edited so that they can't any longer, and not the other:",
+		func(ctx SpecContext, first, second string, edit func(*corev1.Service)) {
+			onSharing := all(sharing("k"), func(svc *corev1.Service) { svc.Spec.Selector = map[string]string{"app": "web"} })
+			s.addPool(ctx, "lan", []string{between(s.v4(1), s.v4(9))})
+			s.addService(ctx, first, onSharing, tcp(80))
+			s.served(ctx, first, s.v4(1))
+			s.addService(ctx, second, onSharing, tcp(443))
+			s.served(ctx, second, s.v4(1))
+			w := s.witness(ctx)
+			s.whileStopped(ctx, func() { s.editService(ctx, second, edit) })
+			s.served(ctx, second, s.v4(2))
+			w.sawOnly(ctx, second, s.v4(1), s.v4(2))
+			w.sawOnly(ctx, first, s.v4(1))
+		},
+		Entry("traffic policy Local", "a", "b", local),
+		Entry("traffic policy Local, in the other order", "b", "a", local),
+		Entry("a clashing port", "b", "a", tcp(80)),
+	)
+
+	It("moves the one that took back its word to another namespace, and not the other", func(ctx SpecContext) {
+		other := s.namespace + "-other"
+		s.addNamespace(ctx, other, nil)
+		s.addPool(ctx, "lan", []string{between(s.v4(1), s.v4(9))})
+		s.addService(ctx, "first", sharing("k"), tcp(80), sharingWith(other))
+		s.served(ctx, "first", s.v4(1))
+		s.addService(ctx, "second", inNamespace(other), sharing("k"), tcp(443), sharingWith(s.namespace))
+		s.servedIn(ctx, other, "second", s.v4(1))
+		w := s.witness(ctx)
+		s.whileStopped(ctx, func() { s.editService(ctx, "first", without(v1alpha1.AnnotationSharingNamespaces)) })
+		s.served(ctx, "first", s.v4(2))
+		w.sawOnly(ctx, "first", s.v4(1), s.v4(2))
+		Expect(w.toServices()).To(HaveEach(ContainSubstring("Service first ")))
+		s.servedIn(ctx, other, "second", s.v4(1))
+	})
+
 	It("gives Services that were restored from a backup what they had", func(ctx SpecContext) {
 		held := s.serveAllWays(ctx)
 		old := map[string]types.UID{}
