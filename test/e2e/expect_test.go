@@ -22,6 +22,7 @@ import (
 	"github.com/fairlead-lb/fairlead/api/v1alpha1"
 	"github.com/fairlead-lb/fairlead/controller"
 	"github.com/fairlead-lb/fairlead/ipam"
+	"github.com/fairlead-lb/fairlead/test/lab/cluster"
 )
 
 // finalizer keeps a Service until its load balancer is gone (KEP-980).
@@ -48,13 +49,15 @@ func conditionOf(svc *corev1.Service, kind string) metav1.Condition {
 	return ptr.Deref(meta.FindStatusCondition(svc.Status.Conditions, kind), metav1.Condition{})
 }
 
-// eventsOf are the events about an object of the scene.
+// eventsOf are our events about an object of the scene. The API server has some of its own.
 func eventsOf(ctx context.Context, obj client.Object) ([]eventsv1.Event, error) {
 	list, err := kube.EventsV1().Events(obj.GetNamespace()).List(ctx, metav1.ListOptions{})
 	if err != nil {
 		return nil, err
 	}
-	return slices.DeleteFunc(list.Items, func(e eventsv1.Event) bool { return e.Regarding.UID != obj.GetUID() }), nil
+	return slices.DeleteFunc(list.Items, func(e eventsv1.Event) bool {
+		return e.Regarding.UID != obj.GetUID() || e.ReportingController != cluster.Controller
+	}), nil
 }
 
 // served is a Service that shows exactly these addresses, in this order, and says so. There may be more families that it
