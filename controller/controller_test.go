@@ -16,6 +16,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/cloud-provider/service/helpers"
+	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
@@ -168,6 +169,46 @@ func TestLaterRequestMovesTheService(t *testing.T) {
 		if held := len(ip.Spec.Services) > 0; held != (ip.Name == "192.0.2.5") {
 			t.Errorf("%s is held: %v", ip.Name, held)
 		}
+	}
+}
+
+func TestLaterRequestForAPoolMovesTheServiceOnce(t *testing.T) {
+	fromOther := func(svc *corev1.Service) { svc.Annotations = map[string]string{v1alpha1.AnnotationPool: "other"} }
+	t.Run("also if the pool has one address", func(t *testing.T) {
+		w := newWorld(t, testNode("n1"), testPool("lan", "192.0.2.0/28"), testPool("other", "192.0.3.1"), testService("web"))
+		w.reconcile("web")
+		w.told()
+		w.edit("web", fromOther)
+		w.reconcile("web")
+		w.shows("web", "192.0.3.1")
+		if told := w.told(); len(told) != 1 {
+			t.Errorf("told %q", told)
+		}
+	})
+	t.Run("and takes no more addresses than it shows", func(t *testing.T) {
+		w := newWorld(t, testNode("n1"), testPool("lan", "192.0.2.0/28"), testPool("other", "192.0.3.0/28"), testService("web"))
+		w.reconcile("web")
+		w.edit("web", fromOther)
+		w.reconcile("web")
+		w.shows("web", "192.0.3.0")
+		if ips := w.addresses(); len(ips) != 2 {
+			t.Errorf("there are %d addresses, want the one that it has and the one that rests", len(ips))
+		}
+	})
+	for policy, shows := range map[corev1.IPFamilyPolicy][]string{
+		corev1.IPFamilyPolicyPreferDualStack:  {"2001:db8:3::", "192.0.2.0"},
+		corev1.IPFamilyPolicyRequireDualStack: {"2001:db8::", "192.0.2.0"},
+	} {
+		t.Run("and leaves what has no room there: "+string(policy), func(t *testing.T) {
+			narrow := testPool("other", "192.0.3.0/28", "2001:db8:3::/64")
+			narrow.Spec.MaxPerNamespace = ptr.To[int32](1)
+			w := newWorld(t, testPool("lan", "192.0.2.0/28", "2001:db8::/64"), narrow, testService("web", dual(policy)))
+			w.reconcile("web")
+			w.shows("web", "2001:db8::", "192.0.2.0")
+			w.edit("web", fromOther)
+			w.reconcile("web")
+			w.shows("web", shows...)
+		})
 	}
 }
 

@@ -80,14 +80,7 @@ func (c *Controller) chooseLocked(want contract, held, visible, adopt []netip.Ad
 			keep = c.adoptLocked(req, family, held, adopt)
 		}
 		if keep.IsValid() {
-			pick := ipam.Pick{Address: keep}
-			if obj := l.objects[keep]; obj != nil {
-				pick.Pool = obj.Spec.Pool
-			}
-			if pools := l.alloc.PoolsContaining(keep); pick.Pool == "" && len(pools) > 0 {
-				pick.Pool = pools[0]
-			}
-			chosen[family] = pick
+			chosen[family] = c.keptLocked(keep)
 			req.Have = append(req.Have, keep)
 			if refusal == nil {
 				d.lacking.Have = append(d.lacking.Have, keep)
@@ -103,11 +96,25 @@ func (c *Controller) chooseLocked(want contract, held, visible, adopt []netip.Ad
 		for _, pick := range choice.Picks {
 			chosen[ipam.FamilyOf(pick.Address)] = pick
 		}
+		// Where there is room for one of two that could each move, the other stays.
+		for _, refusal := range choice.Refusals {
+			if current := c.currentLocked(req, refusal.Family, held, visible); current.IsValid() {
+				chosen[refusal.Family] = c.keptLocked(current)
+			}
+		}
 	}
 	for _, family := range want.request.Families {
 		pick, ok := chosen[family]
-		// All or nothing, but what clients use already is not taken away.
-		if ok && (want.partial || len(d.Refusals) == 0 || slices.Contains(visible, pick.Address)) {
+		if !want.partial && len(d.Refusals) > 0 && !slices.Contains(visible, pick.Address) {
+			// All or nothing, but what clients use already is not taken away.
+			i := slices.IndexFunc(held, func(addr netip.Addr) bool {
+				return ipam.FamilyOf(addr) == family && slices.Contains(visible, addr) && c.mayStayLocked(want.request, addr)
+			})
+			if ok = i >= 0; ok {
+				pick = c.keptLocked(held[i])
+			}
+		}
+		if ok {
 			d.Addresses = append(d.Addresses, pick.Address)
 			d.Pools = append(d.Pools, pick.Pool)
 		}
@@ -125,37 +132,68 @@ func (c *Controller) chooseLocked(want contract, held, visible, adopt []netip.Ad
 // the zero Addr if it is to get another. A refusal says that the Service asked
 // for something else and can't have it.
 func (c *Controller) keepLocked(want contract, family ipam.Family, held, visible []netip.Addr) (netip.Addr, *ipam.Refusal) {
-	l, req := c.ledger, want.request
-	var current netip.Addr
-	for _, addr := range held {
-		// What the status shows is what clients use; else the oldest, which
-		// comes first.
-		if ipam.FamilyOf(addr) == family && c.mayStayLocked(req, addr) &&
-			(!current.IsValid() || slices.Contains(visible, addr) && !slices.Contains(visible, current)) {
-			current = addr
-		}
-	}
-	if want.invalid != nil || !current.IsValid() {
+	req := want.request
+	current := c.currentLocked(req, family, held, visible)
+	if want.invalid != nil || !current.IsValid() || c.meetsLocked(req, current) {
 		return current, nil
 	}
-	if i := slices.IndexFunc(req.Addresses, func(a netip.Addr) bool { return ipam.FamilyOf(a) == family }); i >= 0 && req.Addresses[i] != current {
-		if refusal := l.alloc.Check(req, req.Addresses[i]); refusal != nil {
-			return current, refusal
+	move := req
+	move.Have = slices.DeleteFunc(slices.Clone(held), func(a netip.Addr) bool { return ipam.FamilyOf(a) == family })
+	for _, refusal := range c.ledger.alloc.Choose(move).Refusals {
+		if refusal.Family == family {
+			return current, &refusal
 		}
-		if slices.Contains(held, req.Addresses[i]) {
-			return req.Addresses[i], nil
-		}
-		return netip.Addr{}, nil
 	}
-	if req.PoolNamed != "" && !slices.Contains(l.alloc.PoolsContaining(current), req.PoolNamed) && l.effectiveLocked(current).Spec.Pool != req.PoolNamed {
-		move := req
-		move.Have = slices.DeleteFunc(slices.Clone(held), func(a netip.Addr) bool { return ipam.FamilyOf(a) == family })
-		if refusals := l.alloc.Choose(move).Refusals; len(refusals) > 0 {
-			return current, &refusals[0]
+	return netip.Addr{}, nil
+}
+
+// currentLocked returns the address of a family that the Service has, the zero
+// Addr for none that it may stay on. Of several it is the one that it asks for,
+// bound by an earlier decision to move there; else the one that its status
+// shows, which clients use; else the oldest, which comes first.
+func (c *Controller) currentLocked(req ipam.Request, family ipam.Family, held, visible []netip.Addr) netip.Addr {
+	var current netip.Addr
+	best := -1
+	for _, addr := range held {
+		if ipam.FamilyOf(addr) != family || !c.mayStayLocked(req, addr) {
+			continue
 		}
-		return netip.Addr{}, nil
+		rank := 0
+		if slices.Contains(visible, addr) {
+			rank = 1
+		}
+		if c.meetsLocked(req, addr) {
+			rank += 2
+		}
+		if rank > best {
+			current, best = addr, rank
+		}
 	}
-	return current, nil
+	return current
+}
+
+// meetsLocked reports whether an address that the Service holds is what it asks
+// for.
+func (c *Controller) meetsLocked(req ipam.Request, addr netip.Addr) bool {
+	for _, asked := range req.Addresses {
+		if ipam.FamilyOf(asked) == ipam.FamilyOf(addr) {
+			return asked == addr
+		}
+	}
+	return req.PoolNamed == "" || c.ledger.effectiveLocked(addr).Spec.Pool == req.PoolNamed ||
+		slices.Contains(c.ledger.alloc.PoolsContaining(addr), req.PoolNamed)
+}
+
+// keptLocked is the choice to leave an address where it is.
+func (c *Controller) keptLocked(addr netip.Addr) ipam.Pick {
+	pick := ipam.Pick{Address: addr}
+	if obj := c.ledger.objects[addr]; obj != nil {
+		pick.Pool = obj.Spec.Pool
+	}
+	if pools := c.ledger.alloc.PoolsContaining(addr); pick.Pool == "" && len(pools) > 0 {
+		pick.Pool = pools[0]
+	}
+	return pick
 }
 
 // mayStayLocked reports whether a Service may stay on an address that it holds:
