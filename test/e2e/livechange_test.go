@@ -11,8 +11,10 @@ import (
 	. "github.com/onsi/gomega"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
 
 	"github.com/fairlead-lb/fairlead/api/v1alpha1"
+	"github.com/fairlead-lb/fairlead/controller"
 	"github.com/fairlead-lb/fairlead/ipam"
 )
 
@@ -38,7 +40,7 @@ var _ = Describe("A Service that changes what it asks for", func() {
 
 	It("holds the new address before the old one goes", func(ctx SpecContext) {
 		s.addPool(ctx, "lan", []string{between(s.v4(1), s.v4(9))})
-		s.addPool(ctx, "other", []string{between(s.v4(21), s.v4(29))})
+		s.addPool(ctx, "other", []string{s.v4(21).String()}, byName)
 		s.addService(ctx, "web")
 		s.served(ctx, "web", s.v4(1))
 		w := s.witness(ctx)
@@ -49,6 +51,8 @@ var _ = Describe("A Service that changes what it asks for", func() {
 		s.served(ctx, "web", s.v4(21))
 		s.rests(ctx, s.v4(5))
 		w.sawOnly(ctx, "web", s.v4(1), s.v4(5), s.v4(21))
+		Expect(eventsOf(ctx, s.service(ctx, "web"))).To(And(HaveLen(3), HaveEach(HaveField("Reason", controller.ReasonAllocated))))
+		Expect(s.ips(ctx)).To(HaveLen(3), "no other address has been taken on the way")
 	})
 
 	It("keeps the address when it asks no longer", func(ctx SpecContext) {
@@ -105,6 +109,22 @@ var _ = Describe("A Service that changes what it asks for", func() {
 		s.served(ctx, "first", s.v4(2))
 		w.sawOnly(ctx, "first", s.v4(1), s.v4(2))
 		w.sawOnly(ctx, "second", s.v4(2), s.v4(3))
+	})
+
+	It("keeps of two families the one that the pool it asks for has no room for", func(ctx SpecContext) {
+		s.addPool(ctx, "a-lan", []string{between(s.v4(1), s.v4(9)), between(s.v6(1), s.v6(9))})
+		s.addPool(ctx, "b-narrow", []string{between(s.v4(21), s.v4(29)), between(s.v6(21), s.v6(29))},
+			func(p *v1alpha1.LoadBalancerIPPool) { p.Spec.MaxPerNamespace = ptr.To[int32](1) })
+		s.addService(ctx, "web", families(corev1.IPFamilyPolicyPreferDualStack, corev1.IPv4Protocol, corev1.IPv6Protocol))
+		s.served(ctx, "web", s.v4(1), s.v6(1))
+		w := s.witness(ctx)
+		s.editService(ctx, "web", fromPool(s.poolName("b-narrow")))
+		Eventually(ctx, func() metav1.Condition { return conditionOf(s.service(ctx, "web"), v1alpha1.ServiceAllocated) }).Should(
+			HaveField("Message", ContainSubstring("holds as many addresses of pool")))
+		w.sawOnly(ctx, "web", both(s.v4(1), s.v6(1)), both(s.v4(21), s.v6(1)))
+		s.editPool(ctx, "b-narrow", func(p *v1alpha1.LoadBalancerIPPoolSpec) { p.MaxPerNamespace = nil })
+		s.served(ctx, "web", s.v4(21), s.v6(21))
+		w.sawOnly(ctx, "web", both(s.v4(1), s.v6(1)), both(s.v4(21), s.v6(1)), both(s.v4(21), s.v6(21)))
 	})
 
 	It("keeps its address when its labels fit the pool no longer", func(ctx SpecContext) {
