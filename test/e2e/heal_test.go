@@ -13,6 +13,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/fairlead-lb/fairlead/api/v1alpha1"
 )
 
 var _ = Describe("An address in use", func() {
@@ -105,9 +107,10 @@ var _ = Describe("An address in use", func() {
 			Expect(api.Delete(ctx, s.ip(ctx, s.v4(2)))).To(Succeed())
 			Expect(api.Delete(ctx, s.ip(ctx, s.v6(1)))).To(Succeed())
 		}),
-		Entry("its Services are taken out of the object", func(ctx context.Context, _ string) {
+		Entry("its object is made to say that it was released", func(ctx context.Context, _ string) {
 			ip := s.ip(ctx, s.v4(2))
 			ip.Spec.Services = nil
+			ip.Spec.Released = &v1alpha1.Release{Service: v1alpha1.ServiceName{Namespace: s.namespace, Name: "nobody"}, At: metav1.Now()}
 			Expect(api.Update(ctx, ip)).To(Succeed())
 		}),
 	)
