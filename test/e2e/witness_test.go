@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
@@ -24,7 +25,8 @@ import (
 type witness struct {
 	scene   *scene
 	history *history
-	before  []change // how it was when the witness came
+	since   time.Time
+	before  []change // how it was then
 }
 
 // witness has somebody look on until the spec ends.
@@ -32,7 +34,7 @@ func (s *scene) witness(ctx context.Context) *witness {
 	GinkgoHelper()
 	watching, err := client.NewWithWatch(restConfig(), client.Options{Scheme: api.Scheme(), Mapper: api.RESTMapper()})
 	Expect(err).NotTo(HaveOccurred())
-	w := &witness{scene: s}
+	w := &witness{scene: s, since: time.Now()}
 	for _, ns := range s.namespaces {
 		var list corev1.ServiceList
 		Expect(api.List(ctx, &list, client.InNamespace(ns))).To(Succeed())
@@ -138,17 +140,28 @@ func (w *witness) unheld() []string {
 	return out
 }
 
-// sawOnly checks that a Service has shown these, one after the other, and nothing since, and at each moment held what it
-// showed.
+// sawOnly waits until nothing is written any more, and checks that a Service has shown these, one after the other, and at
+// each moment held what it showed.
 func (w *witness) sawOnly(ctx context.Context, name string, showings ...any) {
 	GinkgoHelper()
 	var want []string
 	for _, s := range showings {
-		want = append(want, strings.Trim(fmt.Sprint(s), "[]"))
+		want = append(want, fmt.Sprint(s))
 	}
-	Eventually(ctx, func() []string { return w.showings(name) }).Should(Equal(want))
-	Consistently(ctx, func() []string { return w.showings(name) }).Should(Equal(want))
-	Eventually(ctx, w.unheld).Should(BeEmpty())
+	Eventually(ctx, w.quietFor).Should(BeNumerically(">=", steadily))
+	Expect(w.showings(name)).To(Equal(want))
+	Expect(w.unheld()).To(BeEmpty())
+}
+
+// quietFor is how long nothing has been written.
+func (w *witness) quietFor() time.Duration {
+	last := w.since
+	for _, c := range w.writes() {
+		if c.seen.After(last) {
+			last = c.seen
+		}
+	}
+	return time.Since(last)
 }
 
 // both is what a Service of two families shows.
