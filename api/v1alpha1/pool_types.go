@@ -92,7 +92,8 @@ type AddressCount struct {
 	Capacity string `json:"capacity"`
 	// Allocated is how many are bound to Services or reserved.
 	Allocated string `json:"allocated"`
-	// Available is how many could be handed out now; resting ones count.
+	// Available is how many could be handed out now, unless the pool is
+	// disabled; resting ones count.
 	Available string `json:"available"`
 }
 
