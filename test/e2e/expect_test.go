@@ -45,6 +45,16 @@ func texts(addrs []netip.Addr) []string {
 	return out
 }
 
+func familyOf(addr netip.Addr) corev1.IPFamily {
+	if addr.Is6() {
+		return corev1.IPv6Protocol
+	}
+	return corev1.IPv4Protocol
+}
+
+// objectName is the name of the LoadBalancerIP of an address.
+func objectName(addr string) string { return ipam.ObjectName(netip.MustParseAddr(addr)) }
+
 func conditionOf(svc *corev1.Service, kind string) metav1.Condition {
 	return ptr.Deref(meta.FindStatusCondition(svc.Status.Conditions, kind), metav1.Condition{})
 }

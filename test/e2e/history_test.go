@@ -5,15 +5,17 @@ package e2e
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
+	. "github.com/onsi/ginkgo/v2"
+	. "github.com/onsi/gomega"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -45,7 +47,22 @@ type history struct {
 	gap     error
 }
 
-// record starts a history. What is there already is not in it.
+// record starts a history, which a spec that fails reports. What is there already is not in it.
+func (s *site) record() (client.WithWatch, *history) {
+	GinkgoHelper()
+	api, err := client.NewWithWatch(s.RESTConfig(), client.Options{Scheme: s.API.Scheme(), Log: GinkgoLogr})
+	Expect(err).NotTo(HaveOccurred())
+	h, err := record(api)
+	Expect(err).NotTo(HaveOccurred())
+	DeferCleanup(func() {
+		changes, _ := h.stop() // a gap has been told
+		if CurrentSpecReport().Failed() {
+			AddReportEntry("the history", lines(changes), ReportEntryVisibilityFailureOrVerbose)
+		}
+	})
+	return api, h
+}
+
 func record(api client.WithWatch) (*history, error) {
 	h := &history{}
 	for _, list := range []client.ObjectList{&corev1.ServiceList{}, &v1alpha1.LoadBalancerIPList{}} {
@@ -133,10 +150,20 @@ func (f *findings) violation(format string, args ...any) {
 	}
 }
 
+// String is for people.
+func (f findings) String() string {
+	return fmt.Sprintf("%d changes; %d bindings, %d of them to a shared address and %d of a rested one; "+
+		"longest that a Service held two addresses of a family %s, that an address outlived its Service %s, "+
+		"that a Service showed one it did not hold %s",
+		f.changes, f.bound, f.shared, f.reused,
+		f.twoAddresses.Round(time.Millisecond), f.orphaned.Round(time.Millisecond), f.unbound.Round(time.Millisecond))
+}
+
 // world is the cluster between two changes.
 type world struct {
 	services map[types.UID]*corev1.Service
 	ips      map[string]*v1alpha1.LoadBalancerIP
+	tenures  map[string]*tenure
 	// since when there has been what findings measures.
 	twoSince, orphanedSince, unboundSince map[string]time.Time
 }
@@ -144,11 +171,12 @@ type world struct {
 // check plays a history and tells what is wrong with it.
 //
 // After every single write the holders of an address must be ones that may share it, its name its own, and nobody may show
-// an address that another holds and shows with whom it can't be shared. What takes the controllers a moment, it measures.
-func check(changes []change, pool netip.Prefix) findings {
+// an address that another holds and shows with whom it can't be shared. An address that a Service shows stays with it until
+// the Service asks for something else. What takes the controllers a moment, it measures.
+func check(changes []change, pool []netip.Addr) findings {
 	f := findings{changes: len(changes)}
 	w := &world{
-		services: map[types.UID]*corev1.Service{}, ips: map[string]*v1alpha1.LoadBalancerIP{},
+		services: map[types.UID]*corev1.Service{}, ips: map[string]*v1alpha1.LoadBalancerIP{}, tenures: map[string]*tenure{},
 		twoSince: map[string]time.Time{}, orphanedSince: map[string]time.Time{}, unboundSince: map[string]time.Time{},
 	}
 	for _, c := range changes {
@@ -156,6 +184,7 @@ func check(changes []change, pool netip.Prefix) findings {
 		case c.service != nil && c.deleted:
 			delete(w.services, c.service.UID)
 		case c.service != nil:
+			f.checkTenures(c.version, c.service, w)
 			w.services[c.service.UID] = c.service
 		case c.deleted:
 			if len(c.ip.Spec.Services) > 0 {
@@ -164,6 +193,7 @@ func check(changes []change, pool netip.Prefix) findings {
 			delete(w.ips, c.ip.Name)
 		default:
 			f.checkIP(c.version, c.ip, w.ips[c.ip.Name], pool)
+			w.noteSharing(c.ip)
 			w.ips[c.ip.Name] = c.ip
 		}
 		f.measure(c.version, c.seen, w)
@@ -172,12 +202,12 @@ func check(changes []change, pool netip.Prefix) findings {
 }
 
 // checkIP looks at one state of an address.
-func (f *findings) checkIP(version uint64, ip, before *v1alpha1.LoadBalancerIP, pool netip.Prefix) {
+func (f *findings) checkIP(version uint64, ip, before *v1alpha1.LoadBalancerIP, pool []netip.Addr) {
 	addr, err := netip.ParseAddr(ip.Spec.Address)
 	if err != nil || ipam.ObjectName(addr) != ip.Name {
 		f.violation("%d: %s is the object of %s", version, ip.Name, ip.Spec.Address)
 	}
-	if !pool.Contains(addr) {
+	if !slices.Contains(pool, addr) {
 		f.violation("%d: %s is in no pool", version, addr)
 	}
 	if before != nil && before.UID != ip.UID {
@@ -217,11 +247,7 @@ func (f *findings) measure(version uint64, now time.Time, w *world) {
 	orphans := map[string]bool{}
 	for _, ip := range w.ips {
 		for _, b := range ip.Spec.Services {
-			family := "IPv4"
-			if netip.MustParseAddr(ip.Spec.Address).Is6() {
-				family = "IPv6"
-			}
-			held[string(b.UID)+family]++
+			held[string(b.UID)+string(familyOf(netip.MustParseAddr(ip.Spec.Address)))]++
 			if w.services[b.UID] == nil {
 				orphans[ip.Name+string(b.UID)] = true
 			}
@@ -236,7 +262,7 @@ func (f *findings) measure(version uint64, now time.Time, w *world) {
 	}
 	for text, services := range showing {
 		var bound []string
-		if ip := w.ips[ipam.ObjectName(netip.MustParseAddr(text))]; ip != nil {
+		if ip := w.ips[objectName(text)]; ip != nil {
 			bound = holders(ip)
 		}
 		isBound := func(svc *corev1.Service) bool { return slices.Contains(bound, string(svc.UID)) }
@@ -300,7 +326,7 @@ func (c change) String() string {
 			list = append(list, p.Name)
 		}
 		allocated := conditionOf(svc, v1alpha1.ServiceAllocated)
-		return fmt.Sprintf("%d %s Service %s %.8s %s ports %v key %q asks %q shows %v %s%s", c.version, c.seen.Format("05.000"), svc.Name, svc.UID, svc.Spec.Type, list,
+		return fmt.Sprintf("%d %s Service %s %.8s %s %v ports %v key %q asks %q shows %v %s%s", c.version, c.seen.Format("05.000"), svc.Name, svc.UID, svc.Spec.Type, svc.Spec.IPFamilies, list,
 			svc.Annotations[v1alpha1.AnnotationSharingKey], svc.Annotations[v1alpha1.AnnotationAddresses], shown(svc), allocated.Reason, gone)
 	}
 	var list []string
@@ -311,6 +337,14 @@ func (c change) String() string {
 		list = append(list, "released by "+r.Service.Name)
 	}
 	return fmt.Sprintf("%d %s %s key %q held by %q%s", c.version, c.seen.Format("05.000"), c.ip.Name, c.ip.Spec.SharingKey, list, gone)
+}
+
+func lines(changes []change) string {
+	var b strings.Builder
+	for _, c := range changes {
+		fmt.Fprintln(&b, c)
+	}
+	return b.String()
 }
 
 // alive counts the objects that the history has seen come and not go.
@@ -330,62 +364,4 @@ func (h *history) alive() int {
 		}
 	}
 	return len(alive)
-}
-
-// leaks compares what is bound with what Services show, in a cluster that has come to rest. Pool has the addresses that
-// could be given.
-func leaks(ctx context.Context, api client.Client, namespace string, pool []netip.Addr) error {
-	var services corev1.ServiceList
-	var ips v1alpha1.LoadBalancerIPList
-	if err := errors.Join(api.List(ctx, &services), api.List(ctx, &ips)); err != nil {
-		return err
-	}
-	byUID := map[types.UID]*corev1.Service{}
-	showing := map[string]bool{}
-	var errs []error
-	var waiting []*corev1.Service
-	for i := range services.Items {
-		svc := &services.Items[i]
-		if svc.Namespace != namespace {
-			continue
-		}
-		byUID[svc.UID] = svc
-		for _, a := range shown(svc) {
-			showing[a+string(svc.UID)] = true
-		}
-		switch is := svc.Spec.Type == corev1.ServiceTypeLoadBalancer; {
-		case is && len(shown(svc)) == 0:
-			waiting = append(waiting, svc)
-		case !is && (len(shown(svc)) > 0 || len(svc.Finalizers) > 0 || len(svc.Status.Conditions) > 0):
-			errs = append(errs, fmt.Errorf("Service %s of type %s has something of ours: %+v", svc.Name, svc.Spec.Type, svc.Status))
-		}
-	}
-	taken := map[string]bool{}
-	for _, ip := range ips.Items {
-		taken[ip.Spec.Address] = len(ip.Spec.Services) > 0
-	}
-	for _, ip := range ips.Items {
-		for _, b := range ip.Spec.Services {
-			switch {
-			case byUID[b.UID] == nil:
-				errs = append(errs, fmt.Errorf("%s is bound to %s (%s), which is gone", ip.Name, b.Name, b.UID))
-			case !showing[ip.Spec.Address+string(b.UID)]:
-				errs = append(errs, fmt.Errorf("%s is bound to %s, which does not show it", ip.Name, b.Name))
-			}
-			delete(showing, ip.Spec.Address+string(b.UID))
-		}
-	}
-	for key := range showing {
-		errs = append(errs, fmt.Errorf("%s is shown and not bound", key))
-	}
-	for _, svc := range waiting {
-		could := pool
-		if asked, err := netip.ParseAddr(svc.Annotations[v1alpha1.AnnotationAddresses]); err == nil {
-			could = []netip.Addr{asked}
-		}
-		if i := slices.IndexFunc(could, func(a netip.Addr) bool { return !taken[a.String()] }); i >= 0 {
-			errs = append(errs, fmt.Errorf("Service %s waits and could have %s", svc.Name, could[i]))
-		}
-	}
-	return errors.Join(errs...)
 }
