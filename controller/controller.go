@@ -50,6 +50,10 @@ type Options struct {
 // pool's counts into one write.
 const poolStatusDelay = time.Second
 
+// fillPage is how many objects are read at once beside the caches, which have
+// them all.
+const fillPage = 500
+
 // Controller allocates addresses, shows them in Services, and proposes owners.
 // Any number may run: the API server keeps them from giving an address twice.
 // With leader election one runs and the others have warm caches.
@@ -224,28 +228,33 @@ func (c *Controller) fill(ctx context.Context) error {
 	if _, err := c.readAvoided(ctx); err != nil {
 		return err
 	}
-	var ips v1alpha1.LoadBalancerIPList
-	if err := c.live.List(ctx, &ips); err != nil {
-		return err
+	for token, more := "", true; more; more = token != "" {
+		var ips v1alpha1.LoadBalancerIPList
+		if err := c.live.List(ctx, &ips, client.Limit(fillPage), client.Continue(token)); err != nil {
+			return err
+		}
+		for i := range ips.Items {
+			ips.Items[i].ManagedFields = nil
+			c.ledger.observe(&ips.Items[i])
+			// What belongs to Services that went while nobody looked has no event.
+			c.enqueueServices(&ips.Items[i])
+		}
+		token = ips.Continue
 	}
-	for i := range ips.Items {
-		c.ledger.observe(&ips.Items[i])
-	}
-	var svcs corev1.ServiceList
-	if err := c.live.List(ctx, &svcs); err != nil {
-		return err
-	}
-	for i := range svcs.Items {
-		svc := &svcs.Items[i]
-		held := c.ledger.held(client.ObjectKeyFromObject(svc))
-		served := c.opts.Classes.Serves(svc) && svc.DeletionTimestamp == nil
-		c.ledger.describe(svc, c.words.holder(svc), c.foreignAddresses(svc, held, served))
+	for token, more := "", true; more; more = token != "" {
+		var svcs corev1.ServiceList
+		if err := c.live.List(ctx, &svcs, client.Limit(fillPage), client.Continue(token)); err != nil {
+			return err
+		}
+		for i := range svcs.Items {
+			svc := &svcs.Items[i]
+			held := c.ledger.held(client.ObjectKeyFromObject(svc))
+			served := c.opts.Classes.Serves(svc) && svc.DeletionTimestamp == nil
+			c.ledger.describe(svc, c.words.holder(svc), c.foreignAddresses(svc, held, served))
+		}
+		token = svcs.Continue
 	}
 	c.ledger.acceptPast()
-	// What belongs to Services that went while nobody looked has no event.
-	for i := range ips.Items {
-		c.enqueueServices(&ips.Items[i])
-	}
 	return nil
 }
 

@@ -3,6 +3,7 @@
 package controller
 
 import (
+	"context"
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
@@ -13,11 +14,13 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/cloud-provider/service/helpers"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/fairlead-lb/fairlead/api/v1alpha1"
@@ -386,6 +389,55 @@ func TestAddressesSurviveARestart(t *testing.T) {
 	if len(w.writes) != 0 {
 		t.Errorf("a restart wrote %v", w.writes)
 	}
+}
+
+func TestEverythingIsReadAtTheStart(t *testing.T) {
+	w := newWorld(t, testPool("lan", "192.0.2.0/28"), testService("a"), testService("b"), testService("c"))
+	w.reconcile("a", "b", "c")
+	pages := 0
+	w.c = w.controller()
+	w.c.live = interceptor.NewClient(w.api, interceptor.Funcs{
+		List: func(ctx context.Context, c client.WithWatch, list client.ObjectList, opts ...client.ListOption) error {
+			pages++
+			return listByTwo(ctx, c, list, opts)
+		},
+	})
+	if err := w.c.fill(w.ctx()); err != nil {
+		t.Fatal(err)
+	}
+	if pages != 4 {
+		t.Errorf("read %d pages, want 2 of each kind", pages)
+	}
+	for _, name := range []string{"a", "b", "c"} {
+		svc := types.NamespacedName{Namespace: "default", Name: name}
+		if len(w.c.ledger.held(svc)) != 1 || w.c.ledger.services[svc] == nil {
+			t.Errorf("%s is not known", name)
+		}
+	}
+	if got := w.c.services.Len(); got != 3 {
+		t.Errorf("%d Services are looked at, want 3", got)
+	}
+}
+
+// listByTwo gives two objects a page.
+func listByTwo(ctx context.Context, c client.Client, list client.ObjectList, opts []client.ListOption) error {
+	var asked client.ListOptions
+	asked.ApplyOptions(opts)
+	if err := c.List(ctx, list); err != nil {
+		return err
+	}
+	items, err := meta.ExtractList(list)
+	if err != nil {
+		return err
+	}
+	if asked.Continue == "" && asked.Limit > 0 && len(items) > 2 {
+		list.SetContinue("the rest")
+		return meta.SetList(list, items[:2])
+	}
+	if asked.Continue != "" {
+		items = items[2:]
+	}
+	return meta.SetList(list, items)
 }
 
 func TestDeletedWhileTheControllerWasDown(t *testing.T) {

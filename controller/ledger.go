@@ -82,6 +82,9 @@ func (l *ledger) observeLocked(obj *v1alpha1.LoadBalancerIP) (before *v1alpha1.L
 	}
 	before = l.objects[addr]
 	if before != nil && !newer(obj.ResourceVersion, before.ResourceVersion) {
+		if obj.ResourceVersion == before.ResourceVersion {
+			l.objects[addr] = obj // the cache's own, so that it is in memory once
+		}
 		return before, false
 	}
 	l.replaceLocked(addr, obj)
