@@ -553,6 +553,44 @@ func TestAnotherControllersBindingIsBelieved(t *testing.T) {
 	}
 }
 
+func TestAnotherControllersBindingIsBelievedDuringAWrite(t *testing.T) {
+	synctest.Test(t, anotherControllersBindingIsBelievedDuringAWrite)
+}
+
+func anotherControllersBindingIsBelievedDuringAWrite(t *testing.T) {
+	w := newWorld(t, testService("web"), testService("waits"))
+	w.reconcile("web", "waits")
+	w.shows("web")
+	w.create(testPool("lan", "192.0.2.0"))
+	first := w.c
+	w.c = w.controller()
+	w.sync()
+	w.reconcile("web")
+	w.shows("web", "192.0.2.0")
+	// The first believed the address to be free and is giving it to the other.
+	w.c = first
+	w.sync()
+	bound := w.addresses()[0]
+	late := &write{object: bound.DeepCopy(), done: make(chan struct{})}
+	late.object.Spec.Services[0].ServiceName.Name, late.object.Spec.Services[0].UID = "waits", "uid-waits"
+	addr := netip.MustParseAddr(bound.Spec.Address)
+	w.c.ledger.mu.Lock()
+	w.c.ledger.intendLocked(addr, late)
+	w.c.ledger.mu.Unlock()
+	done := make(chan error)
+	go func() {
+		_, err := w.c.reconcileService(w.ctx(), reconcile.Request{NamespacedName: types.NamespacedName{Namespace: "default", Name: "web"}})
+		done <- err
+	}()
+	synctest.Wait()
+	w.shows("web", "192.0.2.0")
+	w.c.ledger.settle(addr, late, &bound)
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	w.shows("web", "192.0.2.0")
+}
+
 func TestSurplusIsReleasedAfterAWriteOfTheService(t *testing.T) {
 	w := newWorld(t, testPool("lan", "192.0.2.0/28"), testService("web"))
 	w.reconcile("web")

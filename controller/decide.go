@@ -43,6 +43,13 @@ func (c *Controller) decide(ctx context.Context, svc *corev1.Service, want contr
 			return decision{unseen: true}
 		}
 	}
+	for _, addr := range visible {
+		// Another controller may have bound it to this Service, and then that
+		// write for somebody else will fail.
+		if w := l.intended[addr]; w != nil {
+			return decision{busy: w.done}
+		}
+	}
 	d := c.chooseLocked(want, held, visible, adopt)
 	for _, addr := range d.Addresses {
 		if w := l.intended[addr]; w != nil {
