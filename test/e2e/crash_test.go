@@ -5,6 +5,7 @@ package e2e
 import (
 	"fmt"
 	"math/rand/v2"
+	"net/netip"
 	"os"
 	"strconv"
 	"time"
@@ -39,6 +40,7 @@ var _ = Describe("A controller that is killed again and again", onLab, Ordered, 
 		// on the way there.
 		upAtMost   = 1500 * time.Millisecond
 		downAtMost = 300 * time.Millisecond
+		probePort  = 7472 // as in the chart
 	)
 	var one *site
 
@@ -79,8 +81,15 @@ var _ = Describe("A controller that is killed again and again", onLab, Ordered, 
 
 			By("coming to rest")
 			killed := time.Now()
-			Eventually(func() error { return leaks(ctx, api, namespace, addrs) }).WithTimeout(30 * time.Second).Should(Succeed())
+			host := one.Host("controller1")
+			Eventually(ctx, func() error {
+				_, err := host.Get(ctx, fmt.Sprintf("http://%s/readyz", netip.AddrPortFrom(host.Addr(), probePort)))
+				return err
+			}).Should(Succeed())
+			atRest := func() error { return leaks(ctx, api, namespace, addrs) }
+			Eventually(atRest).WithTimeout(30 * time.Second).Should(Succeed())
 			rested := time.Since(killed)
+			Consistently(atRest).Should(Succeed())
 
 			By("deleting all")
 			deleteServices(ctx, api, namespace, history)
