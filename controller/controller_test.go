@@ -242,6 +242,14 @@ func TestDualStack(t *testing.T) {
 		w.reconcile()
 		w.shows("web", "2001:db8::", "192.0.2.0")
 	})
+	t.Run("one that keeps both because it can't have what it asks for is refused", func(t *testing.T) {
+		w := newWorld(t, testPool("lan", "192.0.2.0/24", "2001:db8::/64"), testService("web", dual(corev1.IPFamilyPolicyPreferDualStack)))
+		w.reconcile("web")
+		w.edit("web", asking("198.51.100.1"))
+		w.reconcile("web")
+		w.shows("web", "2001:db8::", "192.0.2.0")
+		w.refused("web", ipam.AddressNotInPool)
+	})
 	t.Run("one that asks for its first by number gets the second when it can be had", func(t *testing.T) {
 		w := newWorld(t, testPool("lan", "192.0.2.0/24"), testService("web", dual(corev1.IPFamilyPolicyPreferDualStack), asking("192.0.2.7")))
 		w.reconcile("web")

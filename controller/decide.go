@@ -131,7 +131,10 @@ func (c *Controller) chooseLocked(want contract, held, visible, adopt []netip.Ad
 			d.Surplus = append(d.Surplus, addr)
 		}
 	}
-	d.Partial = want.partial && want.invalid == nil && len(d.Addresses) > 0 && len(d.Refusals) < len(want.request.Families)
+	// A family that is kept although another address was asked for is refused.
+	d.Partial = want.partial && want.invalid == nil && len(d.Addresses) > 0 && !slices.ContainsFunc(d.Refusals, func(r ipam.Refusal) bool {
+		return slices.ContainsFunc(d.Addresses, func(a netip.Addr) bool { return ipam.FamilyOf(a) == r.Family })
+	})
 	return d
 }
 
