@@ -141,12 +141,13 @@ func (l *ledger) lostContest(svc *corev1.Service, t contest) contest {
 }
 
 // onlyOurs returns those of the addresses in a Service's status that may be
-// ours: all if this controller never wrote there, else those that it wrote.
+// ours: all if this controller never saw it as it should be, else those that it
+// showed then.
 func (l *ledger) onlyOurs(svc *corev1.Service, addrs []netip.Addr) []netip.Addr {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	s := l.services[types.NamespacedName{Namespace: svc.Namespace, Name: svc.Name}]
-	if s == nil || s.uid != svc.UID || s.written == "" {
+	if s == nil || s.uid != svc.UID || !s.seen {
 		return addrs
 	}
 	return slices.DeleteFunc(slices.Clone(addrs), func(a netip.Addr) bool { return !slices.Contains(s.shown, a) })

@@ -122,6 +122,26 @@ func TestAnotherWriterOfTheStatus(t *testing.T) {
 		}
 	})
 
+	t.Run("is seen by a controller that never wrote the Service itself", func(t *testing.T) {
+		w := settled(t)
+		w.c = w.controller()
+		w.sync()
+		if err := w.c.fill(w.ctx()); err != nil {
+			t.Fatal(err)
+		}
+		w.look("web")
+		for range 3 {
+			w.overwrite("web", "rogue-lb", "198.51.100.1")
+			w.look("web")
+		}
+		w.now = w.now.Add(time.Second)
+		w.look("web")
+		w.shows("web", "192.0.2.0")
+		if cond := allocated(w); cond.Reason != ReasonStatusContested {
+			t.Errorf("condition %+v", cond)
+		}
+	})
+
 	t.Run("that is another replica of ours is no contest", func(t *testing.T) {
 		w := settled(t)
 		for range 5 {

@@ -17,13 +17,14 @@ import (
 // service is what the ledger keeps of a Service beside its addresses.
 type service struct {
 	uid types.UID
-	// written is the resourceVersion of our last write to it, shown the
-	// addresses that it showed then, and stands says that it was not found
-	// overwritten since.
+	// written is the resourceVersion of our last write to it.
 	written string
-	shown   []netip.Addr
-	stands  bool
-	contest contest
+	// shown are the addresses that it showed when it was last as it should be,
+	// if seen says that it ever was. Stands says that this was not found
+	// overwritten since.
+	shown        []netip.Addr
+	seen, stands bool
+	contest      contest
 	// holder carries what sharing depends on; it is in the Service, not in the
 	// LoadBalancerIP.
 	holder ipam.Holder
@@ -195,8 +196,16 @@ func (l *ledger) wrote(svc *corev1.Service) {
 	defer l.mu.Unlock()
 	if s := l.services[types.NamespacedName{Namespace: svc.Namespace, Name: svc.Name}]; s != nil && s.uid == svc.UID {
 		s.written, s.bound = svc.ResourceVersion, nil
+	}
+}
+
+// stands takes note that a Service is as we want it.
+func (l *ledger) stands(svc *corev1.Service) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if s := l.services[types.NamespacedName{Namespace: svc.Namespace, Name: svc.Name}]; s != nil && s.uid == svc.UID {
 		s.shown, _ = shown(svc)
-		s.stands = true
+		s.seen, s.stands = true, true
 	}
 }
 

@@ -148,6 +148,7 @@ func (c *Controller) serve(ctx context.Context, svc *corev1.Service) (time.Durat
 	if err := c.patchService(ctx, svc, updated); err != nil {
 		return 0, err
 	}
+	c.ledger.stands(updated)
 	c.tell(svc, updated)
 	if err := c.releaseAll(ctx, surplus); err != nil || !contest.on() {
 		return 0, err
