@@ -96,7 +96,15 @@ func (w *waiting) drop(name types.NamespacedName) (woken bool) {
 	w.unask(known)
 	known.left = true
 	delete(w.byName, name)
+	if len(w.order) > 2*len(w.byName)+wakeAtOnce {
+		w.tidy()
+	}
 	return known.woken
+}
+
+// tidy takes out of the order who no longer waits.
+func (w *waiting) tidy() {
+	w.order = slices.DeleteFunc(w.order, func(known *waiter) bool { return known.left })
 }
 
 func (w *waiting) unask(known *waiter) {
@@ -113,7 +121,7 @@ func (w *waiting) unask(known *waiter) {
 func (w *waiting) wake(alloc *ipam.Allocator, most int) []types.NamespacedName {
 	trial := trial{alloc: alloc}
 	defer trial.undo()
-	w.order = slices.DeleteFunc(w.order, func(known *waiter) bool { return known.left })
+	w.tidy()
 	var names []types.NamespacedName
 	hopeless := map[string]struct{}{}
 	for _, known := range w.order {

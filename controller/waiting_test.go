@@ -172,6 +172,18 @@ func TestLastRefusedIsNotForgotten(t *testing.T) {
 	}
 }
 
+func TestWhoLeftIsForgotten(t *testing.T) {
+	w := newWaiting()
+	for i := range 10000 {
+		name := types.NamespacedName{Name: fmt.Sprint(i)}
+		w.set(&waiter{name: name, request: ipam.Request{Addresses: []netip.Addr{netip.MustParseAddr("192.0.2.1")}}})
+		w.drop(name)
+	}
+	if len(w.byName) != 0 || len(w.asking) != 0 || len(w.order) > 2*wakeAtOnce {
+		t.Errorf("remembers %d names, %d addresses and %d places", len(w.byName), len(w.asking), len(w.order))
+	}
+}
+
 // Whoever is tried again gets something, whoever is not would have got
 // nothing, and trying changes nothing by itself.
 func TestTrialIsTrue(t *testing.T) {
