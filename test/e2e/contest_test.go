@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"context"
+	"net/netip"
 	"slices"
 	"sync"
 	"time"
@@ -78,6 +79,8 @@ var _ = Describe("Another load balancer that writes to a Service of ours again a
 
 		stop()
 		contest.Wait()
+		// On a slow machine there were more losses, and the pause is longer.
+		Eventually(ctx, func() []string { return shown(s.service(ctx, "web")) }).WithTimeout(2 * time.Minute).Should(Equal(texts([]netip.Addr{s.v4(1)})))
 		s.served(ctx, "web", s.v4(1))
 		s.served(ctx, "asking", s.v4(7))
 		Expect(s.service(ctx, "bystander").Status.LoadBalancer.Ingress).To(HaveLen(1))
