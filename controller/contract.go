@@ -11,6 +11,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/util/validation"
 
 	"github.com/fairlead-lb/fairlead/api/v1alpha1"
 	"github.com/fairlead-lb/fairlead/ipam"
@@ -79,6 +80,9 @@ func (v vocabulary) read(svc *corev1.Service) contract {
 	c.request.Addresses, addressContradictions, c.invalid = v.requested(svc)
 	c.contradictions = slices.Concat(addressContradictions, poolContradictions, keyContradictions, namespaceContradictions)
 	if c.invalid == nil {
+		c.invalid = v.checkNamespaces(svc)
+	}
+	if c.invalid == nil {
 		for _, a := range c.request.Addresses {
 			if !slices.Contains(c.request.Families, ipam.FamilyOf(a)) {
 				c.invalid = &ipam.Refusal{
@@ -106,6 +110,18 @@ func (v vocabulary) holder(svc *corev1.Service) ipam.Holder {
 		h.SharingNamespaces = splitList(s[0].text)
 	}
 	return h
+}
+
+// checkNamespaces says which of the namespaces to share with can't be one.
+func (v vocabulary) checkNamespaces(svc *corev1.Service) *ipam.Refusal {
+	for _, s := range statements(svc, v.sharingNamespaces) {
+		for _, name := range splitList(s.text) {
+			if name != ipam.AllNamespaces && len(validation.IsDNS1123Label(name)) > 0 {
+				return ipam.RefuseNamespace(s.where, name)
+			}
+		}
+	}
+	return nil
 }
 
 // requested reads the addresses asked for by number. After our own annotation

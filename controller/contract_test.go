@@ -201,6 +201,11 @@ func TestAnnotationsOfPeers(t *testing.T) {
 			annotations: notes{"metallb.io/loadBalancerIPs": "web"},
 			reason:      ipam.InvalidAddress,
 		},
+		"with what is no namespace are refused": {
+			peers:       "cilium",
+			annotations: notes{v1alpha1.AnnotationSharingNamespaces: "a", "lbipam.cilium.io/sharing-cross-namespace": "b;c"},
+			reason:      ipam.InvalidNamespace,
+		},
 		"may list the namespaces in another order": {
 			peers:       "cilium",
 			annotations: notes{v1alpha1.AnnotationSharingNamespaces: "a, b", "lbipam.cilium.io/sharing-cross-namespace": "b,a"},

@@ -161,9 +161,12 @@ type Holder struct {
 	// for an address or they don't, so Services with different sets of answering nodes cannot share one.
 	Backend string
 
-	// SharingNamespaces are the other namespaces whose Services may be on the same address; "*" is all.
+	// SharingNamespaces are the other namespaces whose Services may be on the same address, or AllNamespaces.
 	SharingNamespaces []string
 }
+
+// AllNamespaces among the SharingNamespaces names every namespace.
+const AllNamespaces = "*"
 
 // Reservation says for whom an address is kept: a Service, or with an empty Name any Service of the Namespace.
 type Reservation struct {

@@ -25,6 +25,7 @@ const (
 	FamilyNotInPool    Reason = "FamilyNotInPool"    // the pools have no address of the family
 	QuotaExceeded      Reason = "QuotaExceeded"      // the namespace has its full share of the pool
 	InvalidAddress     Reason = "InvalidAddress"     // what was asked for cannot be the address of a Service
+	InvalidNamespace   Reason = "InvalidNamespace"   // what it would share with cannot be the name of a namespace
 	FamilyNotRequested Reason = "FamilyNotRequested" // the Service is not of the address's family
 	NodeAddress        Reason = "NodeAddress"        // a node of the cluster has it
 	AddressNotInPool   Reason = "AddressNotInPool"   // no pool, or not the named one, has the address
@@ -70,6 +71,12 @@ func (q *query) refuseInvalid(addr netip.Addr) *Refusal {
 		what, write = addr.String()+", which is an IPv4 address written as IPv6", addr.Unmap().String()
 	}
 	return refuse(InvalidAddress, FamilyOf(addr), addr, "", "Service %s asks for %s: write %s.", q.req.Service, what, write)
+}
+
+// RefuseNamespace refuses a name that cannot be the name of a namespace to share with, and says where it stands.
+func RefuseNamespace(where, name string) *Refusal {
+	return refuse(InvalidNamespace, 0, netip.Addr{}, "",
+		"In %s, %q is not the name of a namespace: write names with commas between them, or %s for all.", where, name, AllNamespaces)
 }
 
 func (q *query) refuseSecond(first, second netip.Addr) *Refusal {
@@ -142,7 +149,7 @@ func (q *query) refuseHolder(addr netip.Addr, other Holder) *Refusal {
 }
 
 func agrees(namespaces []string, namespace string) bool {
-	return slices.Contains(namespaces, namespace) || slices.Contains(namespaces, "*")
+	return slices.Contains(namespaces, namespace) || slices.Contains(namespaces, AllNamespaces)
 }
 
 func (q *query) refuseQuota(f Family, addr netip.Addr, full []*pool) *Refusal {

@@ -16,6 +16,7 @@ import (
 
 	"go.uber.org/zap/zapcore"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/validation"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/klog/v2"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -87,6 +88,8 @@ func parse(args []string, out io.Writer) (flags, error) {
 		return f, fmt.Errorf("unexpected argument %q", fs.Arg(0))
 	case f.class == "":
 		return f, fmt.Errorf("--load-balancer-class must not be empty: name the class to serve, such as %s", v1alpha1.DefaultLoadBalancerClass)
+	case len(validation.IsQualifiedName(f.class)) > 0:
+		return f, fmt.Errorf("--load-balancer-class: no Service can be of class %q: name one such as %s", f.class, v1alpha1.DefaultLoadBalancerClass)
 	case f.workers < 1:
 		return f, fmt.Errorf("--workers must be at least 1, not %d", f.workers)
 	}

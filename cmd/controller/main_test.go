@@ -34,6 +34,7 @@ func TestBadInputIsOneLineAndExitStatus1(t *testing.T) {
 		"no workers":                     {[]string{"--workers=0"}, "--workers must be at least 1, not 0"},
 		"no class":                       {[]string{"--load-balancer-class="}, "name the class to serve"},
 		"a peer that is not known":       {[]string{"--compat-annotations=metallb,openelb"}, `"openelb" is not known: name any of`},
+		"a class that none can be":       {[]string{"--load-balancer-class=my class"}, `no Service can be of class "my class"`},
 		"an argument":                    {[]string{"serve"}, `unexpected argument "serve"`},
 		"a kubeconfig that is not there": {[]string{"--kubeconfig=/nowhere/kubeconfig"}, "/nowhere/kubeconfig"},
 		"no kubeconfig and no cluster":   {nil, "give --kubeconfig outside a cluster"},

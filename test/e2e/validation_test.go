@@ -96,6 +96,14 @@ var _ = Describe("At apply time", func() {
 		}()),
 	)
 
+	It("a LoadBalancerIP for a Service that can't be is refused", func(ctx SpecContext) {
+		nobodys := ip("192.0.2.1", "192.0.2.1")
+		nobodys.Spec.ReservedFor = &v1alpha1.Reservation{Namespace: "shop/web"}
+		err := try(ctx, nobodys)
+		Expect(apierrors.IsInvalid(err)).To(BeTrue(), "%v", err)
+		Expect(err).To(MatchError(ContainSubstring("spec.reservedFor.namespace")))
+	})
+
 	It("a LoadBalancerIP for nobody is refused", func(ctx SpecContext) {
 		nobodys := ip("192.0.2.1", "192.0.2.1")
 		nobodys.Spec.ReservedFor = nil
