@@ -114,11 +114,13 @@ func (v vocabulary) holder(svc *corev1.Service) ipam.Holder {
 
 // checkNamespaces says which of the namespaces to share with can't be one.
 func (v vocabulary) checkNamespaces(svc *corev1.Service) *ipam.Refusal {
-	for _, s := range statements(svc, v.sharingNamespaces) {
-		for _, name := range splitList(s.text) {
-			if name != ipam.AllNamespaces && len(validation.IsDNS1123Label(name)) > 0 {
-				return ipam.RefuseNamespace(s.where, name)
-			}
+	all := statements(svc, v.sharingNamespaces)
+	if len(all) == 0 {
+		return nil
+	}
+	for _, name := range splitList(all[0].text) {
+		if name != ipam.AllNamespaces && len(validation.IsDNS1123Label(name)) > 0 {
+			return ipam.RefuseNamespace(all[0].where, name)
 		}
 	}
 	return nil

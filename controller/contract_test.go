@@ -203,8 +203,14 @@ func TestAnnotationsOfPeers(t *testing.T) {
 		},
 		"with what is no namespace are refused": {
 			peers:       "cilium",
-			annotations: notes{v1alpha1.AnnotationSharingNamespaces: "a", "lbipam.cilium.io/sharing-cross-namespace": "b;c"},
+			annotations: notes{"lbipam.cilium.io/sharing-cross-namespace": "b;c"},
 			reason:      ipam.InvalidNamespace,
+		},
+		"with what is no namespace are told, and no more where ours has some": {
+			peers:       "cilium",
+			annotations: notes{v1alpha1.AnnotationSharingNamespaces: "a", "lbipam.cilium.io/sharing-cross-namespace": "b;c"},
+			addresses:   "[]", namespaces: "a",
+			contradicted: `annotation lbipam.cilium.io/sharing-cross-namespace says "b;c" and is not followed`,
 		},
 		"may list the namespaces in another order": {
 			peers:       "cilium",
