@@ -81,7 +81,7 @@ func (l *ledger) describe(svc *corev1.Service, holder ipam.Holder, foreign []net
 	defer l.mu.Unlock()
 	s := l.services[name]
 	if s != nil && s.uid != svc.UID {
-		l.dropForeignLocked(s)
+		lifted = l.dropForeignLocked(s)
 		s = nil
 	}
 	if s == nil {
@@ -98,8 +98,7 @@ func (l *ledger) describe(svc *corev1.Service, holder ipam.Holder, foreign []net
 	}
 	s.holder = holder
 	if !slices.Equal(foreign, s.foreign) {
-		lifted = lifted || len(s.foreign) > 0
-		l.dropForeignLocked(s)
+		lifted = l.dropForeignLocked(s) || lifted
 		for _, a := range foreign {
 			l.alloc.PutForeign(a, ref(svc))
 		}
@@ -173,21 +172,25 @@ func (l *ledger) acceptPast() {
 	}
 }
 
-func (l *ledger) dropForeignLocked(s *service) {
+func (l *ledger) dropForeignLocked(s *service) (lifted bool) {
+	lifted = len(s.foreign) > 0
 	for _, a := range s.foreign {
 		l.alloc.DeleteForeign(a, string(s.uid))
 	}
 	s.foreign = nil
+	return lifted
 }
 
-// forgetService drops what describe took.
-func (l *ledger) forgetService(name types.NamespacedName) {
+// forgetService drops what describe took. Lifted says that another Service's
+// refusal may no longer stand.
+func (l *ledger) forgetService(name types.NamespacedName) (lifted bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if s := l.services[name]; s != nil {
-		l.dropForeignLocked(s)
+		lifted = l.dropForeignLocked(s)
 		delete(l.services, name)
 	}
+	return lifted
 }
 
 // wrote takes the resourceVersion of our own write to a Service.

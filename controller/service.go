@@ -201,15 +201,14 @@ func (c *Controller) relinquish(ctx context.Context, svc *corev1.Service, held [
 func (c *Controller) releaseGone(ctx context.Context, name types.NamespacedName) error {
 	held := c.ledger.holdingsOf(name, c.ledger.held(name))
 	c.waitNoMore(name)
-	if len(held) == 0 {
-		c.ledger.forgetService(name)
-		return nil
+	if len(held) > 0 {
+		if err := c.live.Get(ctx, name, &corev1.Service{}); !apierrors.IsNotFound(err) {
+			return err // if it is there, its event will come
+		}
 	}
-	err := c.live.Get(ctx, name, &corev1.Service{})
-	if !apierrors.IsNotFound(err) {
-		return err // if it is there, its event will come
+	if c.ledger.forgetService(name) {
+		c.wake()
 	}
-	c.ledger.forgetService(name)
 	return c.releaseAll(ctx, held)
 }
 

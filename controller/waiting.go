@@ -128,15 +128,18 @@ func (w *waiting) wake(alloc *ipam.Allocator, most int) []types.NamespacedName {
 		if len(names) == most {
 			break
 		}
-		if _, same := hopeless[known.alike]; known.woken || same && known.alike != "" {
+		if _, same := hopeless[known.alike]; same && known.alike != "" {
 			continue
 		}
-		if !trial.serve(known) {
+		served := trial.serve(known)
+		switch {
+		case known.woken: // what it is about to get is nobody else's
+		case served:
+			known.woken = true
+			names = append(names, known.name)
+		default:
 			hopeless[known.alike] = struct{}{}
-			continue
 		}
-		known.woken = true
-		names = append(names, known.name)
 	}
 	return names
 }
@@ -302,13 +305,15 @@ func (c *Controller) tryAgain(names []types.NamespacedName) {
 	}
 }
 
-// waiters returns a copy of every waiter.
+// waiters returns a copy of every waiter, those that wait longest first.
 func (l *ledger) waiters() []waiter {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	all := make([]waiter, 0, len(l.waiting.byName))
-	for _, w := range l.waiting.byName {
-		all = append(all, *w)
+	for _, w := range l.waiting.order {
+		if !w.left {
+			all = append(all, *w)
+		}
 	}
 	return all
 }

@@ -68,6 +68,10 @@ func TestWhoIsTriedAgain(t *testing.T) {
 		if got := w.tried(); !slices.Equal(got, []string{"wait-000"}) {
 			t.Errorf("tried %v", got)
 		}
+		w.c.wake()
+		if got := w.tried(); len(got) != 0 {
+			t.Errorf("tried %v before the first had its turn", got)
+		}
 		// It gets the address, and that is all that there was.
 		w.look("wait-000")
 		w.shows("wait-000", "192.0.2.1")
@@ -90,6 +94,30 @@ func TestWhoIsTriedAgain(t *testing.T) {
 		if got := w.tried(); len(got) != 10 {
 			t.Errorf("tried %v", got)
 		}
+	})
+
+	t.Run("those who wait longest first, for what a pool gains", func(t *testing.T) {
+		w := waitingWorld(t, 50)
+		w.create(testPool("more", "192.0.2.4/31"))
+		w.editedPools()
+		w.reconcile()
+		w.shows("wait-000", "192.0.2.4")
+		w.shows("wait-001", "192.0.2.5")
+	})
+
+	t.Run("who asks for the address of a foreign Service, when that goes", func(t *testing.T) {
+		w := newWorld(t, testPool("lan", "192.0.2.0/28"), testService("web", asking("192.0.2.5")), testService("theirs", func(svc *corev1.Service) {
+			class := "example.com/other"
+			svc.Spec.LoadBalancerClass = &class
+			svc.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: "192.0.2.5"}}
+		}))
+		w.reconcile("theirs", "web")
+		w.refused("web", ipam.ForeignAddress)
+		if err := w.api.Delete(w.ctx(), w.service("theirs")); err != nil {
+			t.Fatal(err)
+		}
+		w.reconcile("theirs")
+		w.shows("web", "192.0.2.5")
 	})
 
 	t.Run("nobody, after a change that is of no use", func(t *testing.T) {
