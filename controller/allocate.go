@@ -68,7 +68,6 @@ var errBehind = errors.New("the API server is ahead of what has been seen")
 // bound again unless another Service has them.
 func (c *Controller) Allocate(ctx context.Context, svc *corev1.Service, adopt []netip.Addr) (Allocation, error) {
 	want := c.words.read(svc)
-	want.request.Pools = c.pools.admitting(svc, c.namespaceLabels(ctx, svc.Namespace))
 	visible, _ := shown(svc)
 	for range maxDecisions {
 		if c.ledger.heldByNamesake(svc) {
@@ -151,12 +150,14 @@ func (c *Controller) store(ctx context.Context, w *write) (*v1alpha1.LoadBalance
 		return nil, c.learn(ctx, addr, w)
 	default:
 		c.ledger.settle(addr, w, nil)
+		c.wakeRefused()
 		return nil, fmt.Errorf("write LoadBalancerIP %s: %w", obj.Name, err)
 	}
 }
 
 // learn reads the object that made a write fail.
 func (c *Controller) learn(ctx context.Context, addr netip.Addr, w *write) error {
+	defer c.wakeRefused()
 	current := &v1alpha1.LoadBalancerIP{}
 	err := c.live.Get(ctx, client.ObjectKey{Name: w.object.Name}, current)
 	switch {
@@ -165,7 +166,9 @@ func (c *Controller) learn(ctx context.Context, addr netip.Addr, w *write) error
 		c.spread(c.ledger.settle(addr, w, current), current)
 		return nil
 	case apierrors.IsNotFound(err):
+		// The watch will tell nothing new.
 		c.ledger.settleDeleted(addr, w, w.object.UID, false)
+		c.enqueueServices(w.object)
 		c.offer(addr, w.object, nil)
 		return nil
 	default:
@@ -251,6 +254,7 @@ func (c *Controller) remove(ctx context.Context, addr netip.Addr, w *write) (boo
 		return true, nil
 	case apierrors.IsNotFound(err):
 		c.ledger.settleDeleted(addr, w, w.object.UID, false)
+		c.offer(addr, w.object, nil) // the watch will tell nothing new
 		return true, nil
 	case apierrors.IsConflict(err):
 		return false, c.learn(ctx, addr, w)

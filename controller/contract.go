@@ -49,7 +49,7 @@ type contract struct {
 }
 
 // read reads what svc asks for. The pools that admit it are not known here:
-// request.Pools and request.Have are for the caller to fill.
+// request.Pools and request.Have are for decide to fill.
 func (v vocabulary) read(svc *corev1.Service) contract {
 	same := func(text string) string { return text }
 	pool, poolContradictions := follow(statements(svc, v.pool), same)

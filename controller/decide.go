@@ -33,6 +33,9 @@ func (c *Controller) decide(ctx context.Context, svc *corev1.Service, want contr
 	l.mu.Lock()
 	defer l.mu.Unlock()
 
+	// Under the lock, so that whoever is refused waits when the next edit of a
+	// pool or of the namespace looks for those whom it concerns.
+	want.request.Pools = c.pools.admitting(svc, c.namespaceLabels(ctx, svc.Namespace))
 	name := types.NamespacedName{Namespace: svc.Namespace, Name: svc.Name}
 	held := l.heldLocked(name)
 	for _, addr := range held {

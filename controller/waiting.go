@@ -244,6 +244,14 @@ func (c *Controller) wakeLocked() {
 	}
 }
 
+// wakeRefused has Services tried again that were refused because of a write
+// that was not carried out, when whoever wanted it has had another turn.
+func (c *Controller) wakeRefused() {
+	if c.ledger.countWaiting() > 0 {
+		c.config.AddAfter(request(somethingFree), wakeAgainAfter)
+	}
+}
+
 // wakeLonging has those tried again who would get something.
 func (c *Controller) wakeLonging() {
 	c.ledger.mu.Lock()

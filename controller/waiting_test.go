@@ -3,6 +3,8 @@
 package controller
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
@@ -10,10 +12,15 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/fairlead-lb/fairlead/api/v1alpha1"
 	"github.com/fairlead-lb/fairlead/ipam"
@@ -186,7 +193,6 @@ func TestLastRefusedIsNotForgotten(t *testing.T) {
 	w := newWorld(t, testPool("lan", "192.0.2.0/32"), testService("first"), testService("web"))
 	w.reconcile("first")
 	want := w.c.words.read(w.service("web"))
-	want.request.Pools = []string{"lan"}
 	if d := w.c.decide(w.ctx(), w.service("web"), want, nil, nil); len(d.Refusals) != 1 {
 		t.Fatalf("%+v", d)
 	}
@@ -210,6 +216,70 @@ func TestWhoLeftIsForgotten(t *testing.T) {
 	if len(w.byName) != 0 || len(w.asking) != 0 || len(w.order) > 2*wakeAtOnce {
 		t.Errorf("remembers %d names, %d addresses and %d places", len(w.byName), len(w.asking), len(w.order))
 	}
+}
+
+// An edit that comes between the reading of a Service's pools and the decision
+// is not missed either. What the config worker does with it takes the lock.
+func TestAnEditDuringADecisionIsNotMissed(t *testing.T) {
+	pool := testPool("lan", "192.0.2.0/28")
+	pool.Spec.NamespaceSelector = &metav1.LabelSelector{MatchLabels: map[string]string{"lb": "yes"}}
+	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "default"}}
+	w := newWorld(t, pool, ns, testService("web"))
+	var later func()
+	w.c.client = interceptor.NewClient(w.c.client.(client.WithWatch), interceptor.Funcs{
+		Get: func(ctx context.Context, c client.WithWatch, key client.ObjectKey, obj client.Object, opts ...client.GetOption) error {
+			err := c.Get(ctx, key, obj, opts...)
+			if _, ok := obj.(*corev1.Namespace); !ok || later != nil {
+				return err
+			}
+			ns.Labels = map[string]string{"lb": "yes"}
+			if err := w.api.Update(ctx, ns); err != nil {
+				t.Error(err)
+			}
+			later = func() { w.c.wakeNamespace("default") }
+			if w.c.ledger.mu.TryLock() {
+				w.c.ledger.mu.Unlock()
+				later()
+				later = func() {}
+			}
+			return err
+		},
+	})
+	w.look("web")
+	later()
+	w.reconcile()
+	w.shows("web", "192.0.2.0")
+}
+
+// A write that fails takes nothing from those who were refused because of it.
+func TestAFailedWriteIsOffered(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, testPool("lan", "192.0.2.0/32"), testService("first"), testService("web"))
+		failed := false
+		w.c.client = interceptor.NewClient(w.c.client.(client.WithWatch), interceptor.Funcs{
+			Create: func(ctx context.Context, c client.WithWatch, obj client.Object, opts ...client.CreateOption) error {
+				if failed {
+					return c.Create(ctx, obj, opts...)
+				}
+				failed = true
+				w.look("web")
+				return errors.New("no connection")
+			},
+		})
+		name := types.NamespacedName{Namespace: "default", Name: "first"}
+		if _, err := w.c.reconcileService(w.ctx(), reconcile.Request{NamespacedName: name}); err == nil {
+			t.Fatal("no error")
+		}
+		w.refused("web", ipam.PoolExhausted)
+		if err := w.api.Delete(w.ctx(), w.service("first")); err != nil {
+			t.Fatal(err)
+		}
+		w.look("first")
+		time.Sleep(wakeAgainAfter)
+		synctest.Wait()
+		w.reconcile()
+		w.shows("web", "192.0.2.0")
+	})
 }
 
 // Whoever is tried again gets something, whoever is not would have got
