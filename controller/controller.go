@@ -381,9 +381,7 @@ func (c *Controller) endpointsChanged(slice *discoveryv1.EndpointSlice) {
 	name := kube.ServiceOf(slice)
 	if c.ledger.isLocal(name) {
 		held := c.ledger.held(name)
-		for _, addr := range held {
-			c.addresses.Add(request(ipam.ObjectName(addr)))
-		}
+		c.enqueueAddresses(held)
 		c.enqueueUnclaimed(held)
 	}
 }
@@ -408,8 +406,9 @@ func (c *Controller) reconcileNodes(ctx context.Context) error {
 		return err
 	}
 	if changed {
-		c.enqueueAddresses()
-		c.enqueueUnclaimed(c.ledger.known())
+		all := c.ledger.known()
+		c.enqueueAddresses(all)
+		c.enqueueUnclaimed(all)
 	}
 	return c.reconcileAvoided(ctx)
 }
@@ -420,9 +419,8 @@ func (c *Controller) enqueueServices(ip *v1alpha1.LoadBalancerIP) {
 	}
 }
 
-// enqueueAddresses has the addresses of these pools looked at, all without any.
-func (c *Controller) enqueueAddresses(pools ...string) {
-	for _, addr := range c.ledger.known(pools...) {
+func (c *Controller) enqueueAddresses(addrs []netip.Addr) {
+	for _, addr := range addrs {
 		c.addresses.Add(request(ipam.ObjectName(addr)))
 	}
 }

@@ -762,6 +762,31 @@ func placementWaitsForAWriteInFlight(t *testing.T) {
 	}
 }
 
+func TestPlacementFollowsThePolicy(t *testing.T) {
+	node := "n2"
+	w := newWorld(t, testPool("lan", "192.0.2.0/28"), testNode("n1"), testNode(node), testService("web"), &discoveryv1.EndpointSlice{
+		ObjectMeta:  metav1.ObjectMeta{Namespace: "default", Name: "web-1", Labels: map[string]string{discoveryv1.LabelServiceName: "web"}},
+		AddressType: discoveryv1.AddressTypeIPv4,
+		Endpoints:   []discoveryv1.Endpoint{{Addresses: []string{"10.0.0.1"}, NodeName: &node}},
+	})
+	w.reconcile("web")
+	if owner := w.addresses()[0].Spec.Owner; owner != "n1" {
+		t.Fatalf("proposed is %q", owner)
+	}
+	w.edit("web", func(svc *corev1.Service) { svc.Spec.ExternalTrafficPolicy = corev1.ServiceExternalTrafficPolicyLocal })
+	w.reconcile("web")
+	for w.c.addresses.Len() > 0 {
+		req, _ := w.c.addresses.Get()
+		if _, err := w.c.reconcileAddress(w.ctx(), req); err != nil {
+			t.Fatal(err)
+		}
+		w.c.addresses.Done(req)
+	}
+	if owner := w.addresses()[0].Spec.Owner; owner != node {
+		t.Errorf("proposed is %q", owner)
+	}
+}
+
 func TestStrandedAddressStays(t *testing.T) {
 	pool := testPool("lan", "192.0.2.0/28")
 	w := newWorld(t, pool, testNode("n1"), testService("web"))

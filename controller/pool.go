@@ -225,7 +225,7 @@ func (c *Controller) reconcilePools(ctx context.Context) error {
 		c.poolStatus.Add(request(name))
 	}
 	for _, e := range edits {
-		c.enqueueAddresses(e.name)
+		c.enqueueAddresses(c.ledger.known(e.name))
 	}
 	c.wakeConcerned(ctx, edits)
 	return nil

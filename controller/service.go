@@ -35,12 +35,16 @@ func (c *Controller) reconcileService(ctx context.Context, req reconcile.Request
 	}
 	held := c.ledger.held(req.NamespacedName)
 	served := c.opts.Classes.Serves(svc) && svc.DeletionTimestamp == nil
+	wasLocal := c.ledger.isLocal(req.NamespacedName)
 	current, lifted := c.ledger.describe(svc, c.words.holder(svc), c.foreignAddresses(svc, held, served))
 	if !current {
 		return reconcile.Result{}, nil // the event of our own last write is on its way
 	}
 	if lifted {
 		c.wake()
+	}
+	if c.ledger.isLocal(req.NamespacedName) != wasLocal {
+		c.enqueueAddresses(held) // other nodes may announce them now
 	}
 	var result reconcile.Result
 	var err error
