@@ -787,6 +787,50 @@ func TestPlacementFollowsThePolicy(t *testing.T) {
 	}
 }
 
+// The events of a write and of a deletion after it may be handled before the
+// API server's answer to the write.
+func TestADeletionBeforeTheAnswerHeals(t *testing.T) {
+	w := newWorld(t, testPool("lan", "192.0.2.0/28"), testService("web"))
+	deleted := false
+	w.c.client = interceptor.NewClient(w.c.client.(client.WithWatch), interceptor.Funcs{
+		Create: func(ctx context.Context, c client.WithWatch, obj client.Object, opts ...client.CreateOption) error {
+			obj.SetUID(types.UID(fmt.Sprint("uid ", deleted)))
+			if err := c.Create(ctx, obj, opts...); err != nil || deleted {
+				return err
+			}
+			deleted = true
+			if err := w.api.Delete(ctx, obj); err != nil {
+				return err
+			}
+			events := w.c.addressEvents()
+			events.AddFunc(obj.DeepCopyObject())
+			events.DeleteFunc(obj.DeepCopyObject())
+			return nil
+		},
+	})
+	w.reconcile("web")
+	if !deleted || len(w.addresses()) != 1 {
+		t.Errorf("%d addresses", len(w.addresses()))
+	}
+	w.shows("web", "192.0.2.0")
+}
+
+// Somebody may delete the object of an address while one of the Services on it
+// changes. The others are bound again, too.
+func TestADeletionFoundByAWriteHealsAll(t *testing.T) {
+	w := newWorld(t, testPool("lan", "192.0.2.0/28"), testService("web", sharing("k", 80)), testService("dns", sharing("k", 53)))
+	w.reconcile("web", "dns")
+	ip := w.addresses()[0]
+	if err := w.api.Delete(w.ctx(), &ip); err != nil {
+		t.Fatal(err)
+	}
+	w.edit("web", func(svc *corev1.Service) { svc.Spec.Ports[0].Port = 8080 })
+	w.reconcile("web")
+	if ips := w.addresses(); len(ips) != 1 || len(ips[0].Spec.Services) != 2 {
+		t.Errorf("bound is %+v", ips)
+	}
+}
+
 func TestStrandedAddressStays(t *testing.T) {
 	pool := testPool("lan", "192.0.2.0/28")
 	w := newWorld(t, pool, testNode("n1"), testService("web"))

@@ -47,6 +47,9 @@ type write struct {
 	object *v1alpha1.LoadBalancerIP
 	// create says that there is no object yet.
 	create bool
+	// gone is the UID of an object, empty for none, whose deletion was seen
+	// meanwhile: it may have come between this write and its answer.
+	gone types.UID
 	// done is closed when the API server has answered.
 	done chan struct{}
 }
@@ -101,6 +104,9 @@ func (l *ledger) forget(obj *v1alpha1.LoadBalancerIP) (addr netip.Addr, known bo
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	delete(l.deleted, obj.UID)
+	if w := l.intended[addr]; w != nil {
+		w.gone = obj.UID
+	}
 	if known := l.objects[addr]; known == nil || known.UID != obj.UID {
 		return addr, false
 	}
@@ -136,10 +142,8 @@ func (l *ledger) settle(addr netip.Addr, w *write, stored *v1alpha1.LoadBalancer
 	before := l.effectiveLocked(addr)
 	known = l.objects[addr]
 	delete(l.intended, addr)
-	if stored != nil {
-		if known == nil || newer(stored.ResourceVersion, known.ResourceVersion) {
-			l.objects[addr] = stored
-		}
+	if stored != nil && (w.gone == "" || stored.UID != w.gone) && (known == nil || newer(stored.ResourceVersion, known.ResourceVersion)) {
+		l.objects[addr] = stored
 	}
 	l.reindexLocked(addr, before)
 	close(w.done)
