@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/netip"
 	"slices"
@@ -15,6 +16,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 	toolscache "k8s.io/client-go/tools/cache"
@@ -185,6 +187,9 @@ func (c *Controller) Start(ctx context.Context) error {
 		return err
 	}
 	defer stop()
+	if err := c.catchUp(ctx); err != nil {
+		return fmt.Errorf("read what is no longer held: %w", err)
+	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return c.teller.run(ctx) })
 	for _, r := range []struct {
@@ -251,10 +256,35 @@ func (c *Controller) fill(ctx context.Context) error {
 			held := c.ledger.held(client.ObjectKeyFromObject(svc))
 			served := c.opts.Classes.Serves(svc) && svc.DeletionTimestamp == nil
 			c.ledger.describe(svc, c.words.holder(svc), c.foreignAddresses(svc, held, served))
+			// One that goes before the watch is followed has no event either.
+			c.services.Add(reconcile.Request{NamespacedName: client.ObjectKeyFromObject(svc)})
 		}
 		token = svcs.Continue
 	}
 	c.ledger.acceptPast()
+	return nil
+}
+
+// catchUp drops what went after fill had read it and before the watch was
+// followed: nothing tells of that.
+func (c *Controller) catchUp(ctx context.Context) error {
+	missed := c.addressEvents().DeleteFunc
+	for _, addr := range c.ledger.known() {
+		obj := c.ledger.object(addr)
+		if obj == nil {
+			continue // an event was faster
+		}
+		key := client.ObjectKeyFromObject(obj)
+		err := c.client.Get(ctx, key, &v1alpha1.LoadBalancerIP{})
+		if apierrors.IsNotFound(err) { // or the cache is behind
+			err = c.live.Get(ctx, key, &v1alpha1.LoadBalancerIP{})
+		}
+		if apierrors.IsNotFound(err) {
+			missed(obj)
+		} else if err != nil {
+			return err
+		}
+	}
 	return nil
 }
 
@@ -270,7 +300,7 @@ func (c *Controller) watch(ctx context.Context) (stop func(), err error) {
 		&corev1.Service{}: on(func(svc *corev1.Service) {
 			c.services.Add(reconcile.Request{NamespacedName: client.ObjectKeyFromObject(svc)})
 		}),
-		&corev1.Namespace{}:            on(func(ns *corev1.Namespace) { c.wakeNamespace(ns.Name) }),
+		&corev1.Namespace{}:            c.namespaceEvents(),
 		&discoveryv1.EndpointSlice{}:   on(c.endpointsChanged),
 		&corev1.Node{}:                 c.nodeEvents(),
 		&v1alpha1.LoadBalancerIPPool{}: c.poolEvents(),
@@ -375,6 +405,17 @@ func (c *Controller) nodeEvents() toolscache.ResourceEventHandlerFuncs {
 	}
 }
 
+func (c *Controller) namespaceEvents() toolscache.ResourceEventHandlerFuncs {
+	return toolscache.ResourceEventHandlerFuncs{
+		AddFunc: func(obj any) { c.wakeNamespace(obj.(*corev1.Namespace).Name) },
+		UpdateFunc: func(before, after any) {
+			if b, a := before.(*corev1.Namespace), after.(*corev1.Namespace); !maps.Equal(b.Labels, a.Labels) {
+				c.wakeNamespace(a.Name)
+			}
+		},
+	}
+}
+
 // endpointsChanged has the addresses of a Service placed again, which only
 // externalTrafficPolicy Local can make a difference to.
 func (c *Controller) endpointsChanged(slice *discoveryv1.EndpointSlice) {
@@ -394,7 +435,7 @@ func (c *Controller) reconcileConfig(ctx context.Context, req reconcile.Request)
 	case nodesChanged:
 		return reconcile.Result{}, c.reconcileNodes(ctx)
 	case somethingFree:
-		c.wakeLonging()
+		c.wakeLongest()
 	}
 	return reconcile.Result{}, nil
 }

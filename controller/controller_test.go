@@ -815,6 +815,28 @@ func TestADeletionBeforeTheAnswerHeals(t *testing.T) {
 	w.shows("web", "192.0.2.0")
 }
 
+// Between the reading of all and the first event a deletion has no event.
+func TestADeletionDuringTheStartHeals(t *testing.T) {
+	w := newWorld(t, testPool("lan", "192.0.2.0/28"), testService("web"))
+	w.reconcile("web")
+	w.c = w.controller()
+	if err := w.c.fill(w.ctx()); err != nil {
+		t.Fatal(err)
+	}
+	w.reconcile()
+	ip := w.addresses()[0]
+	if err := w.api.Delete(w.ctx(), &ip); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.c.catchUp(w.ctx()); err != nil {
+		t.Fatal(err)
+	}
+	w.reconcile()
+	if len(w.addresses()) != 1 {
+		t.Error("the address was not bound again")
+	}
+}
+
 // Somebody may delete the object of an address while one of the Services on it
 // changes. The others are bound again, too.
 func TestADeletionFoundByAWriteHealsAll(t *testing.T) {

@@ -252,8 +252,9 @@ func (c *Controller) wakeRefused() {
 	}
 }
 
-// wakeLonging has those tried again who would get something.
-func (c *Controller) wakeLonging() {
+// wakeLongest has those tried again who wait longest of those who would get
+// something.
+func (c *Controller) wakeLongest() {
 	c.ledger.mu.Lock()
 	names := c.ledger.waiting.wake(c.ledger.alloc, wakeAtOnce)
 	c.ledger.mu.Unlock()
