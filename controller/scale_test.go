@@ -108,7 +108,17 @@ func TestWorkIsPerObject(t *testing.T) {
 			p.Spec.ServiceSelector.MatchLabels["in"] = "another"
 		}), nil, 0, nil, 0},
 		{"a pool is disabled", edit("lan", func(p *v1alpha1.LoadBalancerIPPool) { p.Spec.Disabled = true }), nil, 0, nil, many + 1},
-		{"a namespace is labelled", func() { w.c.wakeNamespace("default") }, nil, 0, nil, 0},
+		{"a namespace is labelled", func() {
+			w.c.namespaceEvents().UpdateFunc(&corev1.Namespace{}, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "default", Labels: map[string]string{"a": "b"}}})
+		}, nil, 0, nil, 0},
+		{"a node says that it is still there", func() {
+			before, after := testNode("n1"), testNode("n1")
+			after.Status.Conditions[0].LastHeartbeatTime = metav1.NewTime(w.now)
+			w.c.nodeEvents().UpdateFunc(before, after)
+			if w.c.config.Len() > 0 {
+				t.Error("the nodes are looked at")
+			}
+		}, nil, 0, nil, 0},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			clear(w.writes)

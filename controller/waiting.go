@@ -282,11 +282,15 @@ func (c *Controller) wakeAsking(addr netip.Addr, reserved *v1alpha1.Reservation)
 
 // wakeNamespace has those of a namespace tried again.
 func (c *Controller) wakeNamespace(namespace string) {
-	for _, w := range c.ledger.waiters() {
-		if w.name.Namespace == namespace {
-			c.tryAgain([]types.NamespacedName{w.name})
+	c.ledger.mu.Lock()
+	var names []types.NamespacedName
+	for _, w := range c.ledger.waiting.order {
+		if !w.left && w.name.Namespace == namespace {
+			names = append(names, w.name)
 		}
 	}
+	c.ledger.mu.Unlock()
+	c.tryAgain(names)
 }
 
 // wakeConcerned has those tried again whom edits of pools may concern.
