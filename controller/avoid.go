@@ -129,7 +129,11 @@ func (c *Controller) reconcileAvoided(ctx context.Context) error {
 	for _, pair := range [][2]avoidance{{before, c.avoided}, {c.avoided, before}} {
 		for addr, node := range pair[0].nodes {
 			if pair[1].nodes[addr] != node {
-				c.wakeAsking(addr, nil)
+				var reserved *v1alpha1.Reservation
+				if obj := c.ledger.object(addr); obj != nil {
+					reserved = obj.Spec.ReservedFor
+				}
+				c.wakeAsking(addr, reserved)
 			}
 		}
 	}

@@ -264,6 +264,24 @@ func TestTheAddressOfANodeThatLeftCanBeAskedFor(t *testing.T) {
 	w.refused("outside", ipam.NodeAddress)
 }
 
+// Another load balancer may have it on an interface until it is stopped.
+func TestAReservedAddressThatNoNodeHasAnyMoreIsGiven(t *testing.T) {
+	w := newWorld(t, nodeAt("n1", "192.0.2.11"), testPool("lan", "198.51.100.1"), testService("holder"), testService("other"), testService("web"),
+		&v1alpha1.LoadBalancerIP{
+			ObjectMeta: metav1.ObjectMeta{Name: "192.0.2.11"},
+			Spec:       v1alpha1.LoadBalancerIPSpec{Address: "192.0.2.11", ReservedFor: &v1alpha1.Reservation{Namespace: "default", Name: "web"}},
+		})
+	w.reconcile("holder", "other", "web")
+	w.refused("web", ipam.PoolExhausted)
+	if err := w.api.Delete(w.ctx(), nodeAt("n1")); err != nil {
+		t.Fatal(err)
+	}
+	w.nodesChanged()
+	w.work()
+	w.shows("web", "192.0.2.11")
+	w.refused("other", ipam.PoolExhausted)
+}
+
 func TestNothingIsDoneWhenTheNetworkIsAsBefore(t *testing.T) {
 	w := newWorld(t, nodeAt("n1", "192.0.2.11"), speakerOf("n1", "192.0.2.11/24"), testPool("lan", "192.0.2.11"), testService("web"))
 	w.reconcile("web")
