@@ -277,6 +277,21 @@ var _ = Describe("Layer 2", onLab, func() {
 		Eventually(ctx, func() (string, error) { return curl(ctx, lab.Client, addr, "/hostname") }).Should(Equal("web-node3"))
 	})
 
+	It("moves to the node with the backend when externalTrafficPolicy becomes Local", func(ctx SpecContext) {
+		s.addPool(ctx, "lan", []string{between(s.v4(1), s.v4(9))})
+		s.addService(ctx, "web", selecting("web"))
+		addr, owner := s.announced(ctx, "web")
+		other := lab.Nodes[0]
+		if other.Name() == owner.Name() {
+			other = lab.Nodes[1]
+		}
+		s.startBackends(ctx, "web", other)
+		Eventually(ctx, func() (string, error) { return curl(ctx, lab.Client, addr, "/hostname") }).Should(Equal("web-" + other.Name()))
+		s.editService(ctx, "web", local)
+		answers(ctx, addr, other)
+		Eventually(ctx, func() (string, error) { return curl(ctx, lab.Client, addr, "/clientip") }).Should(HavePrefix(lab.Client.IPv4.String() + ":"))
+	})
+
 	It("is silent about addresses that nobody holds", func(ctx SpecContext) {
 		s.addPool(ctx, "lan", []string{between(s.v4(1), s.v4(9))})
 		s.reserve(ctx, s.v4(5), s.namespace, "later")
