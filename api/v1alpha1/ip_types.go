@@ -66,6 +66,9 @@ type Release struct {
 	// Service that had the address last.
 	Service ServiceName `json:"service"`
 	// At is when the address was released.
+	// +kubebuilder:validation:Type=string
+	// +kubebuilder:validation:Format=date-time
+	// +kubebuilder:validation:Pattern=`^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}([.][0-9]+)?(Z|(-|[+])([01][0-9]|2[0-3]):[0-5][0-9])$`
 	At metav1.Time `json:"at"`
 }
 
@@ -76,6 +79,8 @@ type Release struct {
 // is set and else Resting.
 //
 // +kubebuilder:validation:XValidation:rule="!(has(self.released) && has(self.services) && self.services.size() > 0)",message="an address that Services hold is not released: remove spec.released or spec.services"
+// +kubebuilder:validation:XValidation:rule="!has(self.services) || self.services.size() < 2 || (has(self.sharingKey) && self.sharingKey.size() > 0)",message="Services share an address only with a key: to move one here, give all of them the annotation fairlead.dev/sharing-key"
+// +kubebuilder:validation:XValidation:rule="!has(self.services) || self.services.size() < 2 || !has(oldSelf.services) || oldSelf.services.size() < 2 || !has(oldSelf.sharingKey) || !has(self.sharingKey) || self.sharingKey == oldSelf.sharingKey",message="the key of Services that share an address can't be changed here: change the annotation fairlead.dev/sharing-key of the Services"
 // +kubebuilder:validation:XValidation:rule="has(self.reservedFor) || has(self.released) || (has(self.services) && self.services.size() > 0)",message="say whom the address is kept for: add spec.reservedFor with a namespace, and with a name for one Service alone; to give it up, delete this LoadBalancerIP"
 type LoadBalancerIPSpec struct {
 	// Address in its canonical text form. It can't be changed.
@@ -138,6 +143,9 @@ type L2Claim struct {
 	// +kubebuilder:validation:Minimum=1
 	Term int64 `json:"term"`
 	// Since is when this node began to answer.
+	// +kubebuilder:validation:Type=string
+	// +kubebuilder:validation:Format=date-time
+	// +kubebuilder:validation:Pattern=`^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}([.][0-9]+)?(Z|(-|[+])([01][0-9]|2[0-3]):[0-5][0-9])$`
 	Since metav1.Time `json:"since"`
 }
 
@@ -149,6 +157,9 @@ type Verification struct {
 	// MAC that answered.
 	MAC string `json:"mac"`
 	// At is when.
+	// +kubebuilder:validation:Type=string
+	// +kubebuilder:validation:Format=date-time
+	// +kubebuilder:validation:Pattern=`^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}([.][0-9]+)?(Z|(-|[+])([01][0-9]|2[0-3]):[0-5][0-9])$`
 	At metav1.Time `json:"at"`
 }
 

@@ -81,7 +81,7 @@ type LoadBalancerIPPoolSpec struct {
 	// +kubebuilder:default="10m"
 	// +kubebuilder:validation:Type=string
 	// +kubebuilder:validation:MaxLength=32
-	// +kubebuilder:validation:XValidation:rule="self.matches('^([0-9]+([.][0-9]+)?(ms|s|m|h))+$')",message="must be a duration such as 30s, 10m or 1h30m"
+	// +kubebuilder:validation:XValidation:rule="self.size() > 0 && self.matches('^([0-9]{1,6}([.][0-9]+)?h)?([0-9]{1,6}([.][0-9]+)?m)?([0-9]{1,6}([.][0-9]+)?s)?([0-9]{1,6}([.][0-9]+)?ms)?$')",message="must be a duration such as 30s, 10m or 1h30m, with at most six digits before each unit"
 	ReuseAfter *metav1.Duration `json:"reuseAfter,omitempty"`
 }
 

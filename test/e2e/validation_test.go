@@ -4,13 +4,16 @@ package e2e
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
+	"strings"
 	"time"
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -21,6 +24,12 @@ import (
 // Nothing here is stored but what says so: the API server validates a dry run as it does the real thing.
 var _ = Describe("At apply time", func() {
 	try := func(ctx context.Context, obj client.Object) error { return api.Create(ctx, obj, client.DryRunAll) }
+	// tryText takes what our own types can't say.
+	tryText := func(ctx context.Context, text string) error {
+		obj := &unstructured.Unstructured{}
+		Expect(json.Unmarshal([]byte(strings.Replace(text, "{", `{"apiVersion": "`+v1alpha1.GroupVersion.String()+`", `, 1)), &obj.Object)).To(Succeed())
+		return try(ctx, obj)
+	}
 	pool := func(addresses ...v1alpha1.AddressRange) *v1alpha1.LoadBalancerIPPool {
 		return &v1alpha1.LoadBalancerIPPool{ObjectMeta: metav1.ObjectMeta{Name: "tried"}, Spec: v1alpha1.LoadBalancerIPPoolSpec{Addresses: addresses}}
 	}
@@ -54,6 +63,18 @@ var _ = Describe("At apply time", func() {
 		Entry("a negative reuseAfter", "must be a duration", with(pool("192.0.2.0/24"), func(p *v1alpha1.LoadBalancerIPPoolSpec) {
 			p.ReuseAfter = &metav1.Duration{Duration: -time.Second}
 		})),
+	)
+
+	// What can't be decoded would be the end of the list for every program that reads it.
+	DescribeTable("a pool is refused with a reuseAfter that no program can read:", func(ctx SpecContext, duration string) {
+		err := tryText(ctx, `{"kind": "LoadBalancerIPPool", "metadata": {"name": "tried"}, "spec": {"addresses": ["192.0.2.0/24"], "reuseAfter": "`+duration+`"}}`)
+		Expect(apierrors.IsInvalid(err)).To(BeTrue(), "%v", err)
+		Expect(err).To(MatchError(ContainSubstring("must be a duration")))
+	},
+		Entry("more than fits", "9999999h"),
+		Entry("more than fits, in parts", "999999h999999h999999h"),
+		Entry("nothing", ""),
+		Entry("a unit of its own", "10d"),
 	)
 
 	DescribeTable("a pool is accepted with", func(ctx SpecContext, p *v1alpha1.LoadBalancerIPPool) {
@@ -94,6 +115,31 @@ var _ = Describe("At apply time", func() {
 			held.Spec.Released = &v1alpha1.Release{Service: name, At: metav1.Now()}
 			return held
 		}()),
+		Entry("two holders and no key", "only with a key", func() *v1alpha1.LoadBalancerIP {
+			held := ip("192.0.2.1", "192.0.2.1")
+			for _, name := range []string{"one", "two"} {
+				held.Spec.Services = append(held.Spec.Services, v1alpha1.ServiceBinding{
+					ServiceName: v1alpha1.ServiceName{Namespace: "default", Name: name}, UID: types.UID(name),
+				})
+			}
+			return held
+		}()),
+		Entry("a holder whose namespace can't be", "spec.services[0].namespace", func() *v1alpha1.LoadBalancerIP {
+			held := ip("192.0.2.1", "192.0.2.1")
+			held.Spec.Services = []v1alpha1.ServiceBinding{{ServiceName: v1alpha1.ServiceName{Namespace: "a/b", Name: "web"}, UID: "1"}}
+			return held
+		}()),
+	)
+
+	DescribeTable("a LoadBalancerIP is refused with a time that no program can read:", func(ctx SpecContext, at string) {
+		err := tryText(ctx, `{"kind": "LoadBalancerIP", "metadata": {"name": "192.0.2.1"}, "spec": {"address": "192.0.2.1",
+			"released": {"service": {"namespace": "default", "name": "web"}, "at": "`+at+`"}}}`)
+		Expect(apierrors.IsInvalid(err)).To(BeTrue(), "%v", err)
+		Expect(err).To(MatchError(ContainSubstring("spec.released.at")))
+	},
+		Entry("in small letters", "2026-01-01t00:00:00z"),
+		Entry("with a wrong fraction", "2026-01-01T00:00:00x5Z"),
+		Entry("with an offset that can't be", "2026-01-01T00:00:00+99:99"),
 	)
 
 	It("a LoadBalancerIP for a Service that can't be is refused", func(ctx SpecContext) {
@@ -122,6 +168,17 @@ var _ = Describe("At apply time", func() {
 
 	Describe("of an existing LoadBalancerIP", func() {
 		s := newScene()
+
+		It("the key of Services that share it can't be changed", func(ctx SpecContext) {
+			s.addPool(ctx, "lan", []string{between(s.v4(1), s.v4(9))})
+			s.addService(ctx, "one", sharing("k"), tcp(80))
+			s.addService(ctx, "two", sharing("k"), tcp(443))
+			s.served(ctx, "one", s.v4(1))
+			s.served(ctx, "two", s.v4(1))
+			err := api.Patch(ctx, s.ip(ctx, s.v4(1)), client.RawPatch(types.MergePatchType, []byte(`{"spec": {"sharingKey": "other"}}`)))
+			Expect(apierrors.IsInvalid(err)).To(BeTrue(), "%v", err)
+			Expect(err).To(MatchError(ContainSubstring("change the annotation")))
+		})
 
 		It("the address can't be changed", func(ctx SpecContext) {
 			reserved := s.reserve(ctx, s.v4(1), s.namespace, "later")
