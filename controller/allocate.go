@@ -219,6 +219,9 @@ func (c *Controller) decideRelease(h holding) (w *write, remove bool, busy <-cha
 	}
 	known := l.objects[addr]
 	if known == nil {
+		if l.letGoLocked(h) {
+			c.wakeLocked()
+		}
 		return nil, false, nil
 	}
 	i := slices.IndexFunc(known.Spec.Services, func(b v1alpha1.ServiceBinding) bool {

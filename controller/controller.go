@@ -256,6 +256,12 @@ func (c *Controller) fill(ctx context.Context) error {
 			held := c.ledger.held(client.ObjectKeyFromObject(svc))
 			served := c.opts.Classes.Serves(svc) && svc.DeletionTimestamp == nil
 			c.ledger.describe(svc, c.words.holder(svc), c.foreignAddresses(svc, held, served))
+			if served && allocatedByUs(svc) {
+				addrs, _ := shown(svc)
+				for _, addr := range addrs {
+					c.ledger.remember(svc, c.words.read(svc).request, addr)
+				}
+			}
 			// One that goes before the watch is followed has no event either.
 			c.services.Add(reconcile.Request{NamespacedName: client.ObjectKeyFromObject(svc)})
 		}
@@ -353,9 +359,9 @@ func (c *Controller) addressEvents() toolscache.ResourceEventHandlerFuncs {
 		UpdateFunc: func(_, obj any) { observe(obj.(*v1alpha1.LoadBalancerIP)) },
 		DeleteFunc: func(obj any) {
 			ip := deleted[*v1alpha1.LoadBalancerIP](obj)
-			if addr, known := c.ledger.forget(ip); known {
-				c.enqueueServices(ip)
-				c.offer(addr, ip, nil)
+			if addr, known := c.ledger.forget(ip); known != nil {
+				c.enqueueServices(known)
+				c.offer(addr, known, nil)
 			}
 			c.countLater(ip.Spec.Pool)
 		},

@@ -484,6 +484,61 @@ func TestDeletedObjectIsMadeAgain(t *testing.T) {
 	}
 }
 
+func TestDeletedObjectsAddressIsGivenToNobodyElse(t *testing.T) {
+	for _, restart := range []bool{false, true} {
+		t.Run(fmt.Sprintf("restart %v", restart), func(t *testing.T) {
+			w := newWorld(t, testPool("lan", "192.0.2.1-192.0.2.3"), testService("web"), testService("gone"),
+				testService("http", sharing("k", 80)), testService("https", sharing("k", 443)))
+			w.reconcile("web", "gone", "http", "https")
+			w.create(testService("a-waits"), testService("b-waits", asking("192.0.2.1")), testService("c-waits", sharing("k", 443)))
+			w.reconcile("a-waits", "b-waits", "c-waits")
+			w.told()
+
+			w.edit("gone", func(svc *corev1.Service) { svc.Finalizers = nil })
+			if err := w.api.Delete(w.ctx(), w.service("gone")); err != nil {
+				t.Fatal(err)
+			}
+			deleted := w.addresses()
+			for _, ip := range deleted {
+				if err := w.api.Delete(w.ctx(), &ip); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if restart {
+				w.c = w.controller()
+				if err := w.c.fill(w.ctx()); err != nil {
+					t.Fatal(err)
+				}
+			} else {
+				for _, ip := range deleted {
+					w.c.ledger.forget(&ip)
+				}
+			}
+			// Whatever their order: those who wait may come first.
+			w.reconcile("c-waits", "b-waits", "a-waits", "gone", "https", "web", "http")
+			w.shows("web", "192.0.2.1")
+			w.shows("http", "192.0.2.3")
+			w.shows("https", "192.0.2.3")
+			w.refused("b-waits", ipam.AddressInUse)
+			first, _ := shown(w.service("a-waits"))
+			second, _ := shown(w.service("c-waits"))
+			if got := fmt.Sprint(append(first, second...)); got != "[192.0.2.2]" {
+				t.Errorf("those who wait got %s, want what belonged to the Service that is gone", got)
+			}
+			if n := len(w.c.ledger.lost); n != 0 {
+				t.Errorf("%d addresses are still lost", n)
+			}
+			var holders []string
+			for _, ip := range w.addresses() {
+				holders = append(holders, ip.Name+" "+ip.Spec.Pool+" "+ip.Spec.Holder)
+			}
+			if len(holders) != 3 || holders[0] != "192.0.2.1 lan default/web" || !strings.HasSuffix(holders[2], "+1") {
+				t.Errorf("holders %q", holders)
+			}
+		})
+	}
+}
+
 func TestRestoredServiceIsBoundAnew(t *testing.T) {
 	w := newWorld(t, testPool("lan", "192.0.2.0/28"), testService("web"))
 	w.reconcile("web")

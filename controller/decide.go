@@ -200,7 +200,7 @@ func (c *Controller) meetsLocked(req ipam.Request, addr netip.Addr) bool {
 // keptLocked is the choice to leave an address where it is.
 func (c *Controller) keptLocked(addr netip.Addr) ipam.Pick {
 	pick := ipam.Pick{Address: addr}
-	if obj := c.ledger.objects[addr]; obj != nil {
+	if obj := c.ledger.effectiveLocked(addr); obj != nil {
 		pick.Pool = obj.Spec.Pool
 	}
 	if pools := c.ledger.alloc.PoolsContaining(addr); pick.Pool == "" && len(pools) > 0 {
@@ -233,13 +233,7 @@ func (c *Controller) adoptLocked(req ipam.Request, family ipam.Family, held, ado
 // bindLocked returns the write that makes addr's object say that svc holds it,
 // or nil if it says so.
 func (c *Controller) bindLocked(ctx context.Context, svc *corev1.Service, want contract, addr netip.Addr, pool string) *write {
-	binding := v1alpha1.ServiceBinding{
-		ServiceName: v1alpha1.ServiceName{Namespace: svc.Namespace, Name: svc.Name},
-		UID:         svc.UID,
-	}
-	for _, p := range want.request.Ports {
-		binding.Ports = append(binding.Ports, v1alpha1.ServicePort{Protocol: corev1.Protocol(p.Protocol), Port: int32(p.Number)})
-	}
+	binding := bindingOf(svc, want.request)
 	w := &write{done: make(chan struct{})}
 	if known := c.ledger.objects[addr]; known != nil {
 		w.object = known.DeepCopy()
@@ -248,6 +242,9 @@ func (c *Controller) bindLocked(ctx context.Context, svc *corev1.Service, want c
 		w.object = &v1alpha1.LoadBalancerIP{
 			ObjectMeta: metav1.ObjectMeta{Name: ipam.ObjectName(addr)},
 			Spec:       v1alpha1.LoadBalancerIPSpec{Address: addr.String()},
+		}
+		if lost := c.ledger.lost[addr]; lost != nil {
+			lost.Spec.DeepCopyInto(&w.object.Spec)
 		}
 	}
 	spec := &w.object.Spec
@@ -258,7 +255,7 @@ func (c *Controller) bindLocked(ctx context.Context, svc *corev1.Service, want c
 			spec.Pool = pool
 		}
 		spec.Services = append(spec.Services, binding)
-	case spec.Services[i].UID == binding.UID && slices.Equal(spec.Services[i].Ports, binding.Ports) && (spec.SharingKey == want.request.SharingKey || len(spec.Services) > 1):
+	case !w.create && spec.Services[i].UID == binding.UID && slices.Equal(spec.Services[i].Ports, binding.Ports) && (spec.SharingKey == want.request.SharingKey || len(spec.Services) > 1):
 		return nil
 	default:
 		spec.Services[i] = binding
@@ -270,6 +267,18 @@ func (c *Controller) bindLocked(ctx context.Context, svc *corev1.Service, want c
 	spec.Holder = holderLine(spec)
 	c.proposeLocked(ctx, w.object, addr)
 	return w
+}
+
+// bindingOf says that svc holds an address.
+func bindingOf(svc *corev1.Service, req ipam.Request) v1alpha1.ServiceBinding {
+	binding := v1alpha1.ServiceBinding{
+		ServiceName: v1alpha1.ServiceName{Namespace: svc.Namespace, Name: svc.Name},
+		UID:         svc.UID,
+	}
+	for _, p := range req.Ports {
+		binding.Ports = append(binding.Ports, v1alpha1.ServicePort{Protocol: corev1.Protocol(p.Protocol), Port: int32(p.Number)})
+	}
+	return binding
 }
 
 // holderLine says in one line who has the address.

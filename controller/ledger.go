@@ -29,6 +29,10 @@ type ledger struct {
 	alloc    *ipam.Allocator
 	objects  map[netip.Addr]*v1alpha1.LoadBalancerIP
 	intended map[netip.Addr]*write
+	// lost are the bound objects that somebody deleted. Their Services have the
+	// addresses until each has been looked at, and makes the object again or
+	// lets go.
+	lost map[netip.Addr]*v1alpha1.LoadBalancerIP
 	// deleted holds the UIDs of LoadBalancerIPs that we deleted and whose
 	// deletion the watch has yet to tell.
 	deleted  map[types.UID]struct{}
@@ -59,6 +63,7 @@ func newLedger() *ledger {
 		alloc:    ipam.New(),
 		objects:  map[netip.Addr]*v1alpha1.LoadBalancerIP{},
 		intended: map[netip.Addr]*write{},
+		lost:     map[netip.Addr]*v1alpha1.LoadBalancerIP{},
 		deleted:  map[types.UID]struct{}{},
 		services: map[types.NamespacedName]*service{},
 		waiting:  newWaiting(),
@@ -94,12 +99,12 @@ func (l *ledger) observeLocked(obj *v1alpha1.LoadBalancerIP) (before *v1alpha1.L
 	return before, true
 }
 
-// forget takes a deletion from the watch. It returns the address, and whether
-// the ledger had believed in the object.
-func (l *ledger) forget(obj *v1alpha1.LoadBalancerIP) (addr netip.Addr, known bool) {
+// forget takes a deletion from the watch. It returns the address, and the
+// object that the ledger had believed in, nil for none.
+func (l *ledger) forget(obj *v1alpha1.LoadBalancerIP) (addr netip.Addr, known *v1alpha1.LoadBalancerIP) {
 	addr, err := netip.ParseAddr(obj.Spec.Address)
 	if err != nil {
-		return netip.Addr{}, false
+		return netip.Addr{}, nil
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -107,23 +112,84 @@ func (l *ledger) forget(obj *v1alpha1.LoadBalancerIP) (addr netip.Addr, known bo
 	if w := l.intended[addr]; w != nil {
 		w.gone = obj.UID
 	}
-	if known := l.objects[addr]; known == nil || known.UID != obj.UID {
-		return addr, false
+	if known = l.objects[addr]; known == nil || known.UID != obj.UID {
+		return addr, nil
 	}
 	l.replaceLocked(addr, nil)
-	return addr, true
+	return addr, known
 }
 
 // replaceLocked sets the known object of addr, nil for none, and everything
 // that is indexed by it.
 func (l *ledger) replaceLocked(addr netip.Addr, obj *v1alpha1.LoadBalancerIP) {
 	before := l.effectiveLocked(addr)
-	if obj == nil {
-		delete(l.objects, addr)
-	} else {
-		l.objects[addr] = obj
-	}
+	l.setLocked(addr, obj)
 	l.reindexLocked(addr, before)
+}
+
+// setLocked sets the known object of addr, nil if it was deleted.
+func (l *ledger) setLocked(addr netip.Addr, obj *v1alpha1.LoadBalancerIP) {
+	if obj != nil {
+		l.objects[addr] = obj
+		delete(l.lost, addr)
+		return
+	}
+	l.loseLocked(addr, l.objects[addr])
+	delete(l.objects, addr)
+}
+
+// loseLocked takes an object that somebody deleted, nil for none.
+func (l *ledger) loseLocked(addr netip.Addr, was *v1alpha1.LoadBalancerIP) {
+	if was != nil && len(was.Spec.Services) > 0 {
+		l.lost[addr] = was
+	}
+}
+
+// remember takes a Service whose status shows an address under our own
+// condition, and of which no object is left.
+func (l *ledger) remember(svc *corev1.Service, req ipam.Request, addr netip.Addr) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.objects[addr] != nil {
+		return
+	}
+	spec := v1alpha1.LoadBalancerIPSpec{Address: addr.String(), SharingKey: req.SharingKey}
+	if was := l.lost[addr]; was != nil {
+		if req.SharingKey == "" || was.Spec.SharingKey != req.SharingKey {
+			return
+		}
+		spec = was.Spec
+	}
+	if pools := l.alloc.PoolsContaining(addr); len(pools) > 0 {
+		spec.Pool = pools[0]
+	}
+	spec.Services = append(slices.Clip(spec.Services), bindingOf(svc, req))
+	before := l.effectiveLocked(addr)
+	l.lost[addr] = &v1alpha1.LoadBalancerIP{Spec: spec}
+	l.reindexLocked(addr, before)
+}
+
+// letGoLocked takes a Service off an address whose object is lost. It reports
+// whether it was on it.
+func (l *ledger) letGoLocked(h holding) bool {
+	was := l.lost[h.addr]
+	if was == nil {
+		return false
+	}
+	is := was.DeepCopy()
+	is.Spec.Services = slices.DeleteFunc(is.Spec.Services, func(b v1alpha1.ServiceBinding) bool {
+		return b.Namespace == h.name.Namespace && b.Name == h.name.Name && b.UID == h.uid
+	})
+	switch len(is.Spec.Services) {
+	case len(was.Spec.Services):
+		return false
+	case 0:
+		delete(l.lost, h.addr)
+	default:
+		l.lost[h.addr] = is
+	}
+	l.reindexLocked(h.addr, was)
+	return true
 }
 
 // intendLocked takes a write on its way.
@@ -142,8 +208,12 @@ func (l *ledger) settle(addr netip.Addr, w *write, stored *v1alpha1.LoadBalancer
 	before := l.effectiveLocked(addr)
 	known = l.objects[addr]
 	delete(l.intended, addr)
-	if stored != nil && (w.gone == "" || stored.UID != w.gone) && (known == nil || newer(stored.ResourceVersion, known.ResourceVersion)) {
-		l.objects[addr] = stored
+	switch {
+	case stored == nil:
+	case w.gone != "" && stored.UID == w.gone:
+		l.loseLocked(addr, stored)
+	case known == nil || newer(stored.ResourceVersion, known.ResourceVersion):
+		l.setLocked(addr, stored)
 	}
 	l.reindexLocked(addr, before)
 	close(w.done)
@@ -157,9 +227,11 @@ func (l *ledger) settleDeleted(addr netip.Addr, w *write, uid types.UID, byUs bo
 	before := l.effectiveLocked(addr)
 	delete(l.intended, addr)
 	if known := l.objects[addr]; known != nil && known.UID == uid {
-		delete(l.objects, addr)
 		if byUs {
+			delete(l.objects, addr)
 			l.deleted[uid] = struct{}{}
+		} else {
+			l.setLocked(addr, nil)
 		}
 	}
 	l.reindexLocked(addr, before)
@@ -167,12 +239,15 @@ func (l *ledger) settleDeleted(addr netip.Addr, w *write, uid types.UID, byUs bo
 }
 
 // effectiveLocked returns the object as it will be once the write in flight
-// has gone through, or as it is known.
+// has gone through, or as it is known, or as it was before it was lost.
 func (l *ledger) effectiveLocked(addr netip.Addr) *v1alpha1.LoadBalancerIP {
 	if w := l.intended[addr]; w != nil {
 		return w.object
 	}
-	return l.objects[addr]
+	if obj := l.objects[addr]; obj != nil {
+		return obj
+	}
+	return l.lost[addr]
 }
 
 func (l *ledger) reindexLocked(addr netip.Addr, before *v1alpha1.LoadBalancerIP) {
