@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"unicode/utf8"
 
 	corev1 "k8s.io/api/core/v1"
 
@@ -291,4 +292,22 @@ func FuzzReadContract(f *testing.F) {
 			t.Errorf("peers made %v of %v", c.request.Addresses, own.request.Addresses)
 		}
 	})
+}
+
+func TestMessageFitsIntoAnEventWhateverIsQuoted(t *testing.T) {
+	for _, text := range []string{strings.Repeat("x", 200_000), strings.Repeat("プ", 60_000)} {
+		for _, annotation := range []string{v1alpha1.AnnotationAddresses, v1alpha1.AnnotationPool} {
+			w := newWorld(t, testPool("lan", "192.0.2.0/28"), testService("web", func(svc *corev1.Service) {
+				svc.Annotations = map[string]string{annotation: text}
+			}))
+			w.reconcile("web")
+			message := condition(w.service("web"), v1alpha1.ServiceAllocated).Message
+			if len(message) > 1024 || !utf8.ValidString(message) {
+				t.Errorf("%s: a message of %d bytes: %.40q...", annotation, len(message), message)
+			}
+			if !strings.Contains(message, "write one such as") && !strings.Contains(message, "name another one") {
+				t.Errorf("%s: the message doesn't say what to do: %q", annotation, message)
+			}
+		}
+	}
 }

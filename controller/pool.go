@@ -81,7 +81,7 @@ func readPool(obj *v1alpha1.LoadBalancerIPPool) *pool {
 	}
 	unusable := func(reason, format string, args ...any) {
 		if p.ready.Status == metav1.ConditionTrue {
-			p.ready.Status, p.ready.Reason, p.ready.Message = metav1.ConditionFalse, reason, fmt.Sprintf(format, args...)
+			p.ready.Status, p.ready.Reason, p.ready.Message = metav1.ConditionFalse, reason, brief(fmt.Sprintf(format, args...))
 		}
 	}
 	for i, text := range obj.Spec.Addresses {

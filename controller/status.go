@@ -125,7 +125,22 @@ func allocatedCondition(a Allocation) metav1.Condition {
 	for _, text := range a.Contradictions {
 		cond.Message += "; " + text
 	}
+	cond.Message = brief(cond.Message)
 	return cond
+}
+
+// maxMessage is how many bytes an Event can say.
+const maxMessage = 1024
+
+// brief leaves out the middle of a text that is too long because it quotes what
+// somebody wrote: what is wrong is said at the beginning, what to do at the end.
+func brief(text string) string {
+	if len(text) <= maxMessage {
+		return text
+	}
+	const gap = " ... "
+	half := (maxMessage - len(gap)) / 2
+	return strings.ToValidUTF8(text[:half], "") + gap + strings.ToValidUTF8(text[len(text)-half:], "")
 }
 
 // describe names the addresses and the pools they are from.
