@@ -539,6 +539,30 @@ func TestDeletedObjectsAddressIsGivenToNobodyElse(t *testing.T) {
 	}
 }
 
+func TestBindingThatWasEnteredTwiceIsOne(t *testing.T) {
+	for _, first := range []bool{false, true} {
+		w := newWorld(t, testPool("lan", "192.0.2.0/28"), testService("web"))
+		w.reconcile("web")
+		ip := w.addresses()[0]
+		twin := ip.Spec.Services[0]
+		twin.UID = "twin"
+		if ip.Spec.SharingKey = "k"; first {
+			ip.Spec.Services = append([]v1alpha1.ServiceBinding{twin}, ip.Spec.Services...)
+		} else {
+			ip.Spec.Services = append(ip.Spec.Services, twin)
+		}
+		if err := w.api.Update(w.ctx(), &ip); err != nil {
+			t.Fatal(err)
+		}
+		w.sync()
+		w.reconcile("web")
+		w.shows("web", "192.0.2.0")
+		if got := w.addresses()[0].Spec.Services; len(got) != 1 || got[0].UID != "uid-web" {
+			t.Errorf("twin first %v: held by %v", first, got)
+		}
+	}
+}
+
 func TestRestoredServiceIsBoundAnew(t *testing.T) {
 	w := newWorld(t, testPool("lan", "192.0.2.0/28"), testService("web"))
 	w.reconcile("web")

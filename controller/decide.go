@@ -248,14 +248,20 @@ func (c *Controller) bindLocked(ctx context.Context, svc *corev1.Service, want c
 		}
 	}
 	spec := &w.object.Spec
-	i := slices.IndexFunc(spec.Services, func(b v1alpha1.ServiceBinding) bool { return b.ServiceName == binding.ServiceName })
+	namesake := func(b v1alpha1.ServiceBinding) bool { return b.ServiceName == binding.ServiceName }
+	before, i := len(spec.Services), slices.IndexFunc(spec.Services, namesake)
+	if i >= 0 {
+		// A person may have entered it twice: of one name one Service lives.
+		spec.Services = append(spec.Services[:i+1], slices.DeleteFunc(spec.Services[i+1:], namesake)...)
+	}
+	same := !w.create && before == len(spec.Services)
 	switch {
 	case i < 0:
 		if len(spec.Services) == 0 {
 			spec.Pool = pool
 		}
 		spec.Services = append(spec.Services, binding)
-	case !w.create && spec.Services[i].UID == binding.UID && slices.Equal(spec.Services[i].Ports, binding.Ports) && (spec.SharingKey == want.request.SharingKey || len(spec.Services) > 1):
+	case same && spec.Services[i].UID == binding.UID && slices.Equal(spec.Services[i].Ports, binding.Ports) && (spec.SharingKey == want.request.SharingKey || len(spec.Services) > 1):
 		return nil
 	default:
 		spec.Services[i] = binding
