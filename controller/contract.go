@@ -171,6 +171,9 @@ func parseRequested(s statement, one bool) ([]netip.Addr, *ipam.Refusal) {
 		if a.IsUnspecified() { // with kube-vip it means DHCP
 			return nil, invalidAddress(s.where, fmt.Errorf("%s is not the address of anybody: ask for an address of a pool, or for none to get any; addresses are not asked for by DHCP", a))
 		}
+		if what := ipam.Special(a); what != "" {
+			return nil, invalidAddress(s.where, fmt.Errorf("%s is %s, which no Service can have: ask for an address of a pool", a, what))
+		}
 	}
 	return addrs, nil
 }

@@ -311,3 +311,27 @@ func TestMessageFitsIntoAnEventWhateverIsQuoted(t *testing.T) {
 		}
 	}
 }
+
+func TestWhatNoServiceCanHaveIsNotGiven(t *testing.T) {
+	w := newWorld(t, testPool("all", "0.0.0.0/0", "::/0"), testService("any", dual(corev1.IPFamilyPolicyRequireDualStack)))
+	w.reconcile("any")
+	w.shows("any", "::2", "1.0.0.0")
+
+	for _, addr := range []string{"0.0.0.1", "127.0.0.1", "169.254.1.1", "224.0.0.1", "239.1.1.1", "255.255.255.255", "::1", "fe80::1", "ff02::1"} {
+		w := newWorld(t, testPool("lan", v1alpha1.AddressRange(addr)), testService("asks", asking(addr)), testService("takes"))
+		for _, name := range []string{"asks", "takes"} {
+			w.edit(name, func(svc *corev1.Service) {
+				if strings.Contains(addr, ":") {
+					svc.Spec.IPFamilies = []corev1.IPFamily{corev1.IPv6Protocol}
+				}
+			})
+			w.reconcile(name)
+			w.shows(name)
+		}
+		w.refused("asks", ipam.InvalidAddress)
+		if p := w.c.pools.get("lan"); p.ready.Reason != reasonInvalidAddresses {
+			t.Errorf("a pool of %s is %s", addr, p.ready.Reason)
+		}
+		w.refused("takes", ipam.FamilyNotInPool)
+	}
+}

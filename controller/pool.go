@@ -90,8 +90,12 @@ func readPool(obj *v1alpha1.LoadBalancerIPPool) *pool {
 			unusable(reasonInvalidAddresses, "spec.addresses[%d]: %v; the other entries are used", i, err)
 			continue
 		}
+		if what := ipam.Special(r.From()); what != "" && what == ipam.Special(r.To()) {
+			unusable(reasonInvalidAddresses, "spec.addresses[%d]: %s is %s, which no Service can have; the other entries are used: take it out", i, r.From(), what)
+		}
 		p.ipam.Ranges = append(p.ipam.Ranges, r)
 	}
+	p.ipam.Exclude = ipam.SpecialRanges()
 	for i, text := range obj.Spec.Exclude {
 		r, err := ipam.ParseRange(string(text))
 		if err != nil {
