@@ -539,6 +539,31 @@ func TestDeletedObjectsAddressIsGivenToNobodyElse(t *testing.T) {
 	}
 }
 
+func TestStatusAloneGivesNoAddressOfANode(t *testing.T) {
+	for _, restart := range []bool{false, true} {
+		for addr, adopted := range map[string]bool{"198.51.100.1": true, "192.0.2.200": false, "127.0.0.1": false} {
+			node := testNode("n1")
+			node.Status.Addresses = []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: "192.0.2.200"}}
+			w := newWorld(t, testPool("lan", "192.0.2.0/28"), node, testService("web"))
+			w.edit("web", func(svc *corev1.Service) {
+				svc.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: addr}}
+				setCondition(svc, metav1.Condition{Type: v1alpha1.ServiceAnnounced, Status: metav1.ConditionTrue, Reason: ReasonAnnounced}, metav1.Now())
+			})
+			if restart {
+				if err := w.c.fill(w.ctx()); err != nil {
+					t.Fatal(err)
+				}
+			}
+			w.reconcile("web")
+			if adopted {
+				w.shows("web", addr)
+			} else {
+				w.shows("web", "192.0.2.0")
+			}
+		}
+	}
+}
+
 func TestBindingThatWasEnteredTwiceIsOne(t *testing.T) {
 	for _, first := range []bool{false, true} {
 		w := newWorld(t, testPool("lan", "192.0.2.0/28"), testService("web"))

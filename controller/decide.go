@@ -222,8 +222,7 @@ func (c *Controller) adoptLocked(req ipam.Request, family ipam.Family, held, ado
 		if ipam.FamilyOf(addr) != family || slices.Contains(held, addr) {
 			continue // what it holds and does not keep, it gives up
 		}
-		h, known := c.ledger.alloc.Get(addr)
-		if !known || h.State() == ipam.Resting || c.ledger.alloc.Check(req, addr) == nil {
+		if c.ledger.adoptableLocked(req, addr) {
 			return addr
 		}
 	}

@@ -159,6 +159,8 @@ func (l *ledger) remember(svc *corev1.Service, req ipam.Request, addr netip.Addr
 			return
 		}
 		spec = was.Spec
+	} else if !l.adoptableLocked(req, addr) {
+		return
 	}
 	if pools := l.alloc.PoolsContaining(addr); len(pools) > 0 {
 		spec.Pool = pools[0]
@@ -167,6 +169,18 @@ func (l *ledger) remember(svc *corev1.Service, req ipam.Request, addr netip.Addr
 	before := l.effectiveLocked(addr)
 	l.lost[addr] = &v1alpha1.LoadBalancerIP{Spec: spec}
 	l.reindexLocked(addr, before)
+}
+
+// adoptableLocked reports whether an address that only a Service's status tells
+// of may be bound to it: nobody else has it, and its announcement would not
+// take a node off the network.
+func (l *ledger) adoptableLocked(req ipam.Request, addr netip.Addr) bool {
+	if ipam.Special(addr) != "" {
+		return false
+	}
+	refusal := l.alloc.Check(req, addr)
+	h, known := l.alloc.Get(addr)
+	return refusal == nil || refusal.Reason != ipam.NodeAddress && (!known || h.State() == ipam.Resting)
 }
 
 // letGoLocked takes a Service off an address whose object is lost. It reports
