@@ -6,20 +6,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"net/http"
-	"net/netip"
-	"slices"
 	"sync/atomic"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
-	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
-	toolscache "k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/util/workqueue"
 
 	"golang.org/x/sync/errgroup"
@@ -30,9 +25,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/fairlead-lb/fairlead/api/v1alpha1"
-	"github.com/fairlead-lb/fairlead/ipam"
 	"github.com/fairlead-lb/fairlead/plan"
-	"github.com/fairlead-lb/fairlead/plan/kube"
 )
 
 // Options of a Controller.
@@ -294,145 +287,6 @@ func (c *Controller) catchUp(ctx context.Context) error {
 	return nil
 }
 
-// watch feeds the queues from the caches until stop is called.
-func (c *Controller) watch(ctx context.Context) (stop func(), err error) {
-	var stops []func()
-	stop = func() {
-		for _, s := range stops {
-			s()
-		}
-	}
-	handlers := map[client.Object]toolscache.ResourceEventHandlerFuncs{
-		&corev1.Service{}: on(func(svc *corev1.Service) {
-			c.services.Add(reconcile.Request{NamespacedName: client.ObjectKeyFromObject(svc)})
-		}),
-		&corev1.Namespace{}:            c.namespaceEvents(),
-		&discoveryv1.EndpointSlice{}:   on(c.endpointsChanged),
-		&corev1.Node{}:                 c.nodeEvents(),
-		&v1alpha1.LoadBalancerIPPool{}: c.poolEvents(),
-		&v1alpha1.LoadBalancerIP{}:     c.addressEvents(),
-		&v1alpha1.Speaker{}:            c.speakerEvents(),
-	}
-	for obj, handler := range handlers {
-		informer, err := c.cache.GetInformer(ctx, obj)
-		if err != nil {
-			stop()
-			return nil, fmt.Errorf("watch %T: %w", obj, err)
-		}
-		registration, err := informer.AddEventHandler(handler)
-		if err != nil {
-			stop()
-			return nil, fmt.Errorf("watch %T: %w", obj, err)
-		}
-		stops = append(stops, func() { _ = informer.RemoveEventHandler(registration) })
-	}
-	return stop, nil
-}
-
-// on calls f with the newest known state of an object for each of its events.
-func on[T client.Object](f func(T)) toolscache.ResourceEventHandlerFuncs {
-	return toolscache.ResourceEventHandlerFuncs{
-		AddFunc:    func(obj any) { f(obj.(T)) },
-		UpdateFunc: func(_, obj any) { f(obj.(T)) },
-		DeleteFunc: func(obj any) { f(deleted[T](obj)) },
-	}
-}
-
-// deleted returns the object of a deletion, also of one that the watch missed.
-func deleted[T client.Object](obj any) T {
-	if missed, ok := obj.(toolscache.DeletedFinalStateUnknown); ok {
-		obj = missed.Obj
-	}
-	return obj.(T)
-}
-
-func (c *Controller) addressEvents() toolscache.ResourceEventHandlerFuncs {
-	observe := func(ip *v1alpha1.LoadBalancerIP) {
-		if before, news := c.ledger.observe(ip); news {
-			c.spread(before, ip)
-		}
-		c.addresses.Add(request(ip.Name))
-		c.countLater(ip.Spec.Pool)
-	}
-	return toolscache.ResourceEventHandlerFuncs{
-		AddFunc:    func(obj any) { observe(obj.(*v1alpha1.LoadBalancerIP)) },
-		UpdateFunc: func(_, obj any) { observe(obj.(*v1alpha1.LoadBalancerIP)) },
-		DeleteFunc: func(obj any) {
-			ip := deleted[*v1alpha1.LoadBalancerIP](obj)
-			if addr, known := c.ledger.forget(ip); known != nil {
-				c.enqueueServices(known)
-				c.offer(addr, known, nil)
-			}
-			c.countLater(ip.Spec.Pool)
-		},
-	}
-}
-
-// spread has everybody look at their addresses whom somebody else's change of
-// one concerns. Before is nil if nothing was known of it.
-func (c *Controller) spread(before, after *v1alpha1.LoadBalancerIP) {
-	if before != nil {
-		c.enqueueServices(before)
-	}
-	c.enqueueServices(after)
-	if addr, err := netip.ParseAddr(after.Spec.Address); err == nil {
-		c.offer(addr, before, after)
-	}
-}
-
-func (c *Controller) poolEvents() toolscache.ResourceEventHandlerFuncs {
-	changed := func() { c.config.Add(request(poolsChanged)) }
-	return toolscache.ResourceEventHandlerFuncs{
-		AddFunc: func(any) { changed() },
-		UpdateFunc: func(before, after any) {
-			b, a := before.(*v1alpha1.LoadBalancerIPPool), after.(*v1alpha1.LoadBalancerIPPool)
-			switch {
-			case b.Generation != a.Generation || b.UID != a.UID:
-				changed()
-			case !equality.Semantic.DeepEqual(b.Status, a.Status):
-				c.countLater(a.Name) // somebody may have edited it
-			}
-		},
-		DeleteFunc: func(any) { changed() },
-	}
-}
-
-func (c *Controller) nodeEvents() toolscache.ResourceEventHandlerFuncs {
-	changed := func() { c.config.Add(request(nodesChanged)) }
-	return toolscache.ResourceEventHandlerFuncs{
-		AddFunc: func(any) { changed() },
-		UpdateFunc: func(before, after any) {
-			b, a := before.(*corev1.Node), after.(*corev1.Node)
-			if !samePlacement(kube.Node(b), kube.Node(a)) || !slices.Equal(b.Status.Addresses, a.Status.Addresses) {
-				changed()
-			}
-		},
-		DeleteFunc: func(any) { changed() },
-	}
-}
-
-func (c *Controller) namespaceEvents() toolscache.ResourceEventHandlerFuncs {
-	return toolscache.ResourceEventHandlerFuncs{
-		AddFunc: func(obj any) { c.wakeNamespace(obj.(*corev1.Namespace).Name) },
-		UpdateFunc: func(before, after any) {
-			if b, a := before.(*corev1.Namespace), after.(*corev1.Namespace); !maps.Equal(b.Labels, a.Labels) {
-				c.wakeNamespace(a.Name)
-			}
-		},
-	}
-}
-
-// endpointsChanged has the addresses of a Service placed again, which only
-// externalTrafficPolicy Local can make a difference to.
-func (c *Controller) endpointsChanged(slice *discoveryv1.EndpointSlice) {
-	name := kube.ServiceOf(slice)
-	if c.ledger.isLocal(name) {
-		held := c.ledger.held(name)
-		c.enqueueAddresses(held)
-		c.enqueueUnclaimed(held)
-	}
-}
-
 // reconcileConfig takes changes of what all Services depend on.
 func (c *Controller) reconcileConfig(ctx context.Context, req reconcile.Request) (reconcile.Result, error) {
 	switch req.Name {
@@ -458,34 +312,6 @@ func (c *Controller) reconcileNodes(ctx context.Context) error {
 		c.enqueueUnclaimed(all)
 	}
 	return c.reconcileAvoided(ctx)
-}
-
-func (c *Controller) enqueueServices(ip *v1alpha1.LoadBalancerIP) {
-	for _, b := range ip.Spec.Services {
-		c.services.Add(reconcile.Request{NamespacedName: types.NamespacedName{Namespace: b.Namespace, Name: b.Name}})
-	}
-}
-
-func (c *Controller) enqueueAddresses(addrs []netip.Addr) {
-	for _, addr := range addrs {
-		c.addresses.Add(request(ipam.ObjectName(addr)))
-	}
-}
-
-// enqueueUnclaimed has the Services looked at again that say why no node has
-// claimed their address.
-func (c *Controller) enqueueUnclaimed(addrs []netip.Addr) {
-	for _, addr := range addrs {
-		if obj := c.ledger.object(addr); obj != nil && obj.Status.L2 == nil {
-			c.enqueueServices(obj)
-		}
-	}
-}
-
-func (c *Controller) countLater(pool string) {
-	if pool != "" {
-		c.poolStatus.AddAfter(request(pool), poolStatusDelay)
-	}
 }
 
 // namespaceLabels returns the labels that namespaceSelectors look at.
