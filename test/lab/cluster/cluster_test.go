@@ -54,6 +54,7 @@ func TestALab(t *testing.T) {
 	part("two hosts that answer for one address are both seen", twoAnswer)
 	part("a capture on a port tells announcements from questions", capture)
 	part("a killed kube-proxy is missed only by new Services", killProxy)
+	part("a kube-proxy that panics on its way up is started again, once", panickingProxy)
 	part("the chart's programs run with its arguments and rights", install)
 	part("another process asks for the status and breaks things", remote)
 }

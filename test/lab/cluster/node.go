@@ -4,7 +4,9 @@ package cluster
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"os/exec"
 	"runtime"
 	"sync"
 	"time"
@@ -225,10 +227,27 @@ func (n *Node) startProxy() error {
 	return err
 }
 
+// awaitProxy waits until kube-proxy is healthy. One may panic on its way up: it registers its handlers for Nodes while their
+// informer is calling them already, without a lock (k8s.io/kubernetes/pkg/proxy/config). A kubelet starts it again then.
+func (n *Node) awaitProxy(ctx context.Context) error {
+	const panicked = 2 // the exit status of a Go program
+	for again := true; ; again = false {
+		err := n.lab.awaitProcess(ctx, n.Proxy, "kube-proxy of "+n.Name()+" is healthy", func(ctx context.Context) error {
+			return n.okStatus(ctx, proxyHealthPort, "/healthz")
+		})
+		exit, ended := errors.AsType[*exec.ExitError](n.Proxy.Err())
+		if err == nil || !again || !ended || exit.ExitCode() != panicked {
+			return err
+		}
+		n.lab.log.Info("kube-proxy panicked on its way up and is started again", "node", n.Name())
+		if err := n.Proxy.Start(); err != nil {
+			return err
+		}
+	}
+}
+
 func (n *Node) awaitReady(ctx context.Context) error {
-	if err := n.lab.awaitProcess(ctx, n.Proxy, "kube-proxy of "+n.Name()+" is healthy", func(ctx context.Context) error {
-		return n.okStatus(ctx, proxyHealthPort, "/healthz")
-	}); err != nil {
+	if err := n.awaitProxy(ctx); err != nil {
 		return err
 	}
 	return Poll(ctx, n.Name()+" is Ready and untainted", func(ctx context.Context) error {
