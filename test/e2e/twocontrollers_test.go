@@ -58,9 +58,9 @@ var _ = Describe("Two controllers without leader election", onLab, Ordered, func
 		f := check(changes, addrs)
 		AddReportEntry("what the history shows", f.String(), ReportEntryVisibilityAlways)
 		Expect(f.violations).To(BeEmpty())
-		Expect(f.twoAddresses).To(BeNumerically("<", patience))
-		Expect(f.orphaned).To(BeNumerically("<", patience))
-		Expect(f.unbound).To(BeNumerically("<", patience))
+		Expect(f.twoAddresses).To(BeNumerically("<", 2*time.Second))
+		Expect(f.orphaned).To(BeNumerically("<", 2*time.Second))
+		Expect(f.unbound).To(BeNumerically("<", 2*time.Second))
 		// Otherwise nothing was put to the test.
 		Expect(f.bound).To(BeNumerically(">", services))
 		Expect(f.shared).To(BeNumerically(">", services/10))
