@@ -333,7 +333,7 @@ func TestAnnouncedSaysWhyNoNodeMay(t *testing.T) {
 	down.Status.Interfaces[0].Up = false
 	w.speak(down)
 	w.work()
-	announced(ReasonNoEligibleNode, "every interface on the network of 192.0.2.8 is down")
+	announced(ReasonNoEligibleNode, "every interface that could announce 192.0.2.8 is down")
 }
 
 func TestNothingIsSaidOfAClaimedAddress(t *testing.T) {

@@ -73,7 +73,7 @@ func Compute(s Snapshot, node string) Plan {
 			})
 			continue
 		}
-		ann := Announcement{Addr: a.Addr, Interfaces: interfaces(a.Addr, self.Links), Term: a.Claim.Term}
+		ann := Announcement{Addr: a.Addr, Interfaces: Interfaces(a, self), Term: a.Claim.Term}
 		if a.Claim.Node == node {
 			ann.Claimed = true
 		} else {
@@ -99,7 +99,11 @@ func announces(a *Address, self *Node, lookup func(string) *Node) (Reason, strin
 	name, owned := owner(a, &s, lookup)
 	if a.Claim.Node == self.Name || owned && name == self.Name {
 		// A node whose own links are unknown can't name an interface.
-		return checkLinks(a.Addr, self.Links), ""
+		if len(Interfaces(a, self)) > 0 {
+			return "", ""
+		}
+		r, _ := a.Scope.of(self.Name)
+		return checkLinks(a.Addr, r, self.Links), ""
 	}
 	if r := check(a, &s, self); r != "" {
 		return r, ""
@@ -113,11 +117,32 @@ func announces(a *Address, self *Node, lookup func(string) *Node) (Reason, strin
 	return NoOwner, ""
 }
 
-// interfaces returns the names of the links that can carry the address now.
-func interfaces(addr netip.Addr, links []Link) []string {
+// Interfaces returns the names of the links on which the node can answer for the
+// address now, if it is the owner, sorted.
+//
+// A claimant whose links advertisements no longer allow goes on where the
+// address's network is, until it has a successor.
+func Interfaces(a *Address, n *Node) []string {
+	r, selected := a.Scope.of(n.Name)
+	if selected {
+		if names := carriers(a.Addr, r, n.Links); len(names) > 0 || a.Claim.Node != n.Name {
+			return names
+		}
+	}
+	if a.Claim.Node != n.Name {
+		return nil
+	}
+	switch checkLinks(a.Addr, r, n.Links) {
+	case "", NoLinkOnSubnet, NoInterfaceSelected:
+		return carriers(a.Addr, reach{}, n.Links)
+	}
+	return nil
+}
+
+func carriers(addr netip.Addr, r reach, links []Link) []string {
 	var names []string
 	for i := range links {
-		if l := &links[i]; l.Up && l.answers(addr) && l.holds(addr) {
+		if l := &links[i]; l.Up && l.answers(addr) && r.allows(l, addr) {
 			names = append(names, l.Name)
 		}
 	}

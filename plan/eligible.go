@@ -12,16 +12,24 @@ type Reason string
 const (
 	// NotBound: no Service holds the address.
 	NotBound Reason = "NotBound"
-	// NodeNotAlive: the node is gone, not Ready, or its speaker isn't heard.
+	// NotAdvertised: advertisements select the address's pool, and none of
+	// them a Service that holds it.
+	NotAdvertised Reason = "NotAdvertised"
+	// NodeNotAlive: the node is gone.
 	NodeNotAlive Reason = "NodeNotAlive"
+	// NodeNotSelected: no advertisement that selects the address selects the
+	// node.
+	NodeNotSelected Reason = "NodeNotSelected"
 	// NetworkUnavailable: the node's network isn't set up.
 	NetworkUnavailable Reason = "NetworkUnavailable"
 	// NoLinkOnSubnet: no interface of the node is on the address's network.
 	NoLinkOnSubnet Reason = "NoLinkOnSubnet"
-	// FamilyNotAnswered: interfaces are on the network, but no responder on
-	// them speaks for the address family.
+	// NoInterfaceSelected: the node has no interface that advertisements let
+	// announce the address.
+	NoInterfaceSelected Reason = "NoInterfaceSelected"
+	// FamilyNotAnswered: interfaces fit, but ARP, or IPv6, is off on them.
 	FamilyNotAnswered Reason = "FamilyNotAnswered"
-	// LinkDown: the interfaces on the address's network are down.
+	// LinkDown: the interfaces that fit are down.
 	LinkDown Reason = "LinkDown"
 	// NoEndpoints: no node at all has an endpoint that takes traffic.
 	NoEndpoints Reason = "NoEndpoints"
@@ -62,13 +70,19 @@ func check(a *Address, s *serverSet, n *Node) Reason {
 	switch {
 	case len(a.Services) == 0:
 		return NotBound
+	case a.Scope != nil && len(a.Scope.Advertisements) == 0:
+		return NotAdvertised
 	case !n.Alive:
 		return NodeNotAlive
 	case n.NetworkUnavailable:
 		return NetworkUnavailable
 	}
+	r, selected := a.Scope.of(n.Name)
+	if !selected {
+		return NodeNotSelected
+	}
 	if n.LinksKnown {
-		if r := checkLinks(a.Addr, n.Links); r != "" {
+		if r := checkLinks(a.Addr, r, n.Links); r != "" {
 			return r
 		}
 	}
@@ -77,23 +91,29 @@ func check(a *Address, s *serverSet, n *Node) Reason {
 
 // checkLinks returns why no link can carry the address, or "". It tells the
 // fault of the link that comes nearest to fitting.
-func checkLinks(addr netip.Addr, links []Link) Reason {
-	r := NoLinkOnSubnet
+func checkLinks(addr netip.Addr, r reach, links []Link) Reason {
+	nearest := NoLinkOnSubnet
+	if !r.onSubnet() {
+		nearest = NoInterfaceSelected
+	}
 	for i := range links {
 		l := &links[i]
 		switch {
-		case !l.holds(addr):
+		case !r.allows(l, addr):
+			if nearest == NoLinkOnSubnet && l.holds(addr) {
+				nearest = NoInterfaceSelected
+			}
 		case !l.answers(addr):
-			if r == NoLinkOnSubnet {
-				r = FamilyNotAnswered
+			if nearest != LinkDown {
+				nearest = FamilyNotAnswered
 			}
 		case !l.Up:
-			r = LinkDown
+			nearest = LinkDown
 		default:
 			return ""
 		}
 	}
-	return r
+	return nearest
 }
 
 // serverSet is which nodes can serve an address's Services.

@@ -3,6 +3,7 @@
 package plan
 
 import (
+	"net/netip"
 	"slices"
 	"strings"
 )
@@ -10,24 +11,26 @@ import (
 // explain says a reason in one sentence that a person can act on. The owner is
 // used by OwnedByOther only.
 func explain(r Reason, a *Address, n *Node, owner string) string {
-	addr, node, links := a.Addr.String(), n.Name, n.Links
+	addr, node := a.Addr.String(), n.Name
 	switch r {
 	case NotBound:
 		return "no Service holds " + addr + "; it is reserved or resting"
+	case NotAdvertised:
+		return "L2Advertisements select the pool of " + addr + ", but none of them a Service that holds it"
 	case NodeNotAlive:
-		return "node " + node + " is gone or not Ready"
+		return "there is no node " + node
 	case NetworkUnavailable:
 		return "node " + node + " has condition NetworkUnavailable: its pod network is not set up"
+	case NodeNotSelected:
+		return "no " + advertisements(a) + " selects node " + node
 	case NoLinkOnSubnet:
 		return "no interface of node " + node + " has an address on the network of " + addr
+	case NoInterfaceSelected:
+		return "no interface of node " + node + " may announce " + addr + " by " + advertisements(a)
 	case FamilyNotAnswered:
-		on := "interface " + onSubnet(a, links) + " of node " + node
-		if a.Addr.Is6() {
-			return on + " is on the network of " + addr + ", but this version answers ARP only: IPv6 addresses are allocated and not yet announced"
-		}
-		return on + " is on the network of " + addr + ", but it does not do ARP"
+		return "interface " + fitting(a, n) + " of node " + node + " could announce " + addr + ", but " + off(a.Addr) + " on it"
 	case LinkDown:
-		return "interface " + onSubnet(a, links) + " of node " + node + " is on the network of " + addr + ", but it is down"
+		return "interface " + fitting(a, n) + " of node " + node + " could announce " + addr + ", but it is down"
 	case NoEndpoints:
 		return "externalTrafficPolicy is Local and no endpoint of " + services(a) + " is ready"
 	case NoLocalEndpoint:
@@ -64,19 +67,22 @@ func Unowned(a Address, nodes []Node) (Reason, string) {
 	}
 	addr := a.Addr.String()
 	switch nearest {
+	case NotAdvertised:
+		return nearest, explain(nearest, &a, &Node{}, "")
 	case NodeNotAlive:
-		return nearest, "no node is Ready"
+		return nearest, "there is no node"
 	case NetworkUnavailable:
-		return nearest, "no node that is Ready has its pod network set up"
+		return nearest, "no node has its pod network set up"
+	case NodeNotSelected:
+		return nearest, "no " + advertisements(&a) + " selects a node that could announce " + addr
 	case NoLinkOnSubnet:
-		return nearest, "no node has an interface on the network of " + addr
+		return nearest, "no node" + within(&a) + " has an interface on the network of " + addr
+	case NoInterfaceSelected:
+		return nearest, "no node" + within(&a) + " has an interface that may announce " + addr + " by " + advertisements(&a)
 	case FamilyNotAnswered:
-		if a.Addr.Is6() {
-			return nearest, "this version answers ARP only: IPv6 addresses are allocated and not yet announced"
-		}
-		return nearest, "no interface on the network of " + addr + " does ARP"
+		return nearest, off(a.Addr) + " on every interface that could announce " + addr
 	case LinkDown:
-		return nearest, "every interface on the network of " + addr + " is down"
+		return nearest, "every interface that could announce " + addr + " is down"
 	case NoEndpoints:
 		return nearest, explain(nearest, &a, &Node{}, "")
 	case NoLocalEndpoint:
@@ -87,18 +93,43 @@ func Unowned(a Address, nodes []Node) (Reason, string) {
 
 // nearness orders the reasons of check as it looks for them: whoever fails a
 // later one comes nearer to being eligible.
-var nearness = []Reason{NodeNotAlive, NetworkUnavailable, NoLinkOnSubnet, FamilyNotAnswered, LinkDown, NoEndpoints, NoLocalEndpoint, NotBound}
+var nearness = []Reason{
+	NodeNotAlive, NetworkUnavailable, NodeNotSelected, NoLinkOnSubnet, NoInterfaceSelected, FamilyNotAnswered, LinkDown,
+	NoEndpoints, NoLocalEndpoint, NotAdvertised, NotBound,
+}
 
-// onSubnet names the links on the address's network.
-func onSubnet(a *Address, links []Link) string {
+// fitting names the links that could carry the address if they were in order.
+func fitting(a *Address, n *Node) string {
+	r, _ := a.Scope.of(n.Name)
 	var names []string
-	for i := range links {
-		if links[i].holds(a.Addr) {
-			names = append(names, links[i].Name)
+	for i := range n.Links {
+		if r.allows(&n.Links[i], a.Addr) {
+			names = append(names, n.Links[i].Name)
 		}
 	}
 	slices.Sort(names)
 	return strings.Join(names, ", ")
+}
+
+// off says what a link lacks that has no responder for the address.
+func off(addr netip.Addr) string {
+	if addr.Is4() {
+		return "ARP is off"
+	}
+	return "IPv6 is off"
+}
+
+// advertisements names those that select the address.
+func advertisements(a *Address) string {
+	return "L2Advertisement " + strings.Join(a.Scope.Advertisements, ", ")
+}
+
+// within limits a statement to the nodes that advertisements select.
+func within(a *Address) string {
+	if a.Scope == nil {
+		return ""
+	}
+	return " selected by " + advertisements(a)
 }
 
 // services names the Local Services of the address.

@@ -5,19 +5,21 @@
 // The controller, every speaker and the command line ask the same functions,
 // so that an explanation is the decision itself.
 //
-// An address has at most one owner on layer 2. The claim on record decides
-// while its node is eligible: owners are sticky, whatever better node there is
-// now. Without such a claim the node that the controller proposed is the
-// owner. Without either nobody is, and the controller proposes again.
+// An address has at most one owner on layer 2. The claim of the highest term
+// decides while its node is eligible: owners are sticky, whatever better node
+// there is now. Only a claimant that is draining or excluded gives way, to a
+// proposed node that is not. Without such a claim the node that the controller
+// proposed is the owner. Without either nobody is, and the controller proposes
+// again.
 //
-//	claimant   proposed   owner      who answers
-//	eligible   any        claimant   claimant
-//	not        eligible   proposed   claimant, until the proposed node's claim is seen; proposed at once
-//	not        not        nobody     claimant, if there is one: somebody answering is better than nobody
+//	claimant            proposed           owner      who answers
+//	eligible            any                claimant   claimant
+//	draining, excluded  eligible, is not   proposed   claimant, until the proposed node's claim is seen; proposed at once
+//	not eligible        eligible           proposed   the same
+//	not eligible        not                nobody     claimant, if there is one: somebody answering is better than nobody
 //
-// Snapshots differ in what is known of links: a speaker knows those of its own
-// node and takes those of others as fitting; the controller knows those that
-// speakers have told of.
+// That a node is dead is for those to say who would hear it. They choose its
+// successor among [Successors].
 package plan
 
 import "net/netip"
@@ -35,6 +37,9 @@ type Address struct {
 	// Services that hold the address. With none it is reserved or resting, and
 	// nobody announces it.
 	Services []Service
+	// Scope is where advertisements let the address be announced; nil if none
+	// selects its pool, and then it may be anywhere. Addresses share scopes.
+	Scope *Scope
 	// Proposed is the node that the controller chose; empty if it didn't.
 	Proposed string
 	// Claim of the highest term that is known; zero if there is none.
@@ -71,14 +76,18 @@ type Endpoint struct {
 // Node is a node that could announce.
 type Node struct {
 	Name string
-	// Alive says that its speaker is believed to work.
+	// Alive says that there is such a node. Whether its speaker works only
+	// those know who would hear it.
 	Alive bool
 	// NetworkUnavailable is the Node condition of that name.
 	NetworkUnavailable bool
 
-	// Ready, Draining, Excluded and Cordoned rank new placements only.
-	// Excluded is the label node.kubernetes.io/exclude-from-external-load-balancers.
+	// Ready, Draining, Excluded and Cordoned rank new placements; Draining and
+	// Excluded also make a claimant give way. Excluded is the label
+	// node.kubernetes.io/exclude-from-external-load-balancers.
 	Ready, Draining, Excluded, Cordoned bool
+	// Mute says that no speaker has told of the node: it ranks last.
+	Mute bool
 
 	// Links are looked at if LinksKnown; else they count as fitting.
 	Links      []Link
@@ -90,15 +99,19 @@ type Link struct {
 	Name string
 	// Up says that frames can be sent and received now.
 	Up bool
-	// ARP says that an ARP responder can answer on the link. It stands for the
-	// IPv4 addresses that can be announced on it.
-	ARP bool
+	// ARP and NDP say that a responder for IPv4, and for IPv6, can answer on it.
+	ARP, NDP bool
 	// Prefixes are the networks that the link's own addresses are in.
 	Prefixes []netip.Prefix
 }
 
 // answers tells whether a responder on the link can answer for the family.
-func (l *Link) answers(addr netip.Addr) bool { return addr.Is4() && l.ARP }
+func (l *Link) answers(addr netip.Addr) bool {
+	if addr.Is4() {
+		return l.ARP
+	}
+	return l.NDP
+}
 
 // holds tells whether the address is on one of the link's networks.
 func (l *Link) holds(addr netip.Addr) bool {

@@ -217,7 +217,7 @@ func withLinks(s plan.Snapshot, node string, links []link.Link) plan.Snapshot {
 	own.LinksKnown = true
 	own.Links = make([]plan.Link, 0, len(links))
 	for _, l := range links {
-		own.Links = append(own.Links, plan.Link{Name: l.Name, Up: l.Up, ARP: l.ARP, Prefixes: l.Prefixes})
+		own.Links = append(own.Links, plan.Link{Name: l.Name, Up: l.Up, ARP: l.ARP, NDP: l.NDP, Prefixes: l.Prefixes})
 	}
 	s.Nodes = append(nodes, own)
 	return s

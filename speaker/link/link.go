@@ -22,6 +22,9 @@ type Link struct {
 	Up bool
 	// ARP says that the interface has Ethernet addresses and resolves them.
 	ARP bool
+	// NDP says the same for IPv6: the interface has a link-local address,
+	// without which there is no neighbor discovery (RFC 4861).
+	NDP bool
 	// Prefixes are the networks of its addresses, with these addresses in
 	// them, sorted.
 	Prefixes []netip.Prefix
@@ -36,7 +39,7 @@ func (m MAC) String() string { return net.HardwareAddr(m[:]).String() }
 
 // Equal tells whether two interfaces are in every respect the same.
 func (l Link) Equal(o Link) bool {
-	return l.Index == o.Index && l.Name == o.Name && l.MAC == o.MAC && l.Up == o.Up && l.ARP == o.ARP &&
+	return l.Index == o.Index && l.Name == o.Name && l.MAC == o.MAC && l.Up == o.Up && l.ARP == o.ARP && l.NDP == o.NDP &&
 		slices.Equal(l.Prefixes, o.Prefixes) && slices.Equal(l.Gateways, o.Gateways)
 }
 
@@ -76,6 +79,7 @@ func fromNetlink(links []netlink.Link, addrs []netlink.Addr, routes []netlink.Ro
 		for _, ip := range addrs {
 			if p, ok := network(ip); ok && ip.LinkIndex == a.Index {
 				v.Prefixes = append(v.Prefixes, p)
+				v.NDP = v.NDP || v.ARP && p.Addr().Is6() && p.Addr().IsLinkLocalUnicast()
 			}
 		}
 		slices.SortFunc(v.Prefixes, netip.Prefix.Compare)
@@ -142,5 +146,5 @@ func addGateways(gateways map[int][]netip.Addr, r *netlink.Route) {
 }
 
 func (l Link) String() string {
-	return fmt.Sprintf("%d: %s %v up=%v arp=%v %v via %v", l.Index, l.Name, l.MAC, l.Up, l.ARP, l.Prefixes, l.Gateways)
+	return fmt.Sprintf("%d: %s %v up=%v arp=%v ndp=%v %v via %v", l.Index, l.Name, l.MAC, l.Up, l.ARP, l.NDP, l.Prefixes, l.Gateways)
 }

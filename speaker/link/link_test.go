@@ -88,6 +88,14 @@ func TestFromNetlink(t *testing.T) {
 			links: []netlink.Link{&netlink.Device{LinkAttrs: attrs(2, "eth0", unix.IFF_RUNNING)}},
 			want:  []Link{{Index: 2, Name: "eth0", MAC: mac, ARP: true}},
 		},
+		"a link-local address makes it do NDP": {
+			links: []netlink.Link{&netlink.Device{LinkAttrs: attrs(2, "eth0", up)}, &netlink.Device{LinkAttrs: attrs(3, "dummy0", up|unix.IFF_NOARP)}},
+			addrs: []netlink.Addr{addr(2, "fe80::2/64"), addr(3, "fe80::3/64")},
+			want: []Link{
+				{Index: 2, Name: "eth0", MAC: mac, Up: true, ARP: true, NDP: true, Prefixes: prefixes("fe80::2/64")},
+				{Index: 3, Name: "dummy0", MAC: mac, Up: true, Prefixes: prefixes("fe80::3/64")},
+			},
+		},
 		"NOARP is no ARP": {
 			links: []netlink.Link{&netlink.Device{LinkAttrs: attrs(2, "dummy0", up|unix.IFF_NOARP)}},
 			want:  []Link{{Index: 2, Name: "dummy0", MAC: mac, Up: true}},

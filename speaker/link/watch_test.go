@@ -214,7 +214,7 @@ func TestWatcherFollowsRealInterfaces(t *testing.T) {
 			for _, l := range links {
 				if l.Name == "a" {
 					l.Index = 0
-					l.Prefixes = withoutLinkLocal(l.Prefixes)
+					l.Prefixes, l.NDP = withoutLinkLocal(l.Prefixes), false
 					got = &l
 				}
 			}

@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package plan
+
+import (
+	"net/netip"
+	"path"
+	"slices"
+	"strings"
+)
+
+// Advertisement is an L2Advertisement with its selectors resolved to names.
+type Advertisement struct {
+	Name string
+	// Nodes that it selects, each with the sum of the weights of the
+	// preferences that it meets.
+	Nodes map[string]int
+	// Interfaces is empty for those on the address's network.
+	Interfaces Patterns
+}
+
+// Patterns choose interfaces by name. A pattern has "*" for any characters and
+// "?" for any one. An interface that one matches may announce whatever its
+// networks are; one that a pattern after "!" matches may not at all. If all
+// patterns are of the second kind, the interfaces on the address's network may
+// announce but for those.
+type Patterns []string
+
+// allow tells whether an interface may announce, which is on the address's
+// network or not.
+func (p Patterns) allow(name string, onSubnet bool) bool {
+	named, anyNamed := false, false
+	for _, pattern := range p {
+		excludes := strings.HasPrefix(pattern, "!")
+		matches := matchName(strings.TrimPrefix(pattern, "!"), name)
+		if excludes && matches {
+			return false
+		}
+		anyNamed = anyNamed || !excludes
+		named = named || matches && !excludes
+	}
+	return named || !anyNamed && onSubnet
+}
+
+// Names tells whether a pattern, and not only the lack of one, lets the
+// interface announce.
+func (p Patterns) Names(interfaceName string) bool { return p.allow(interfaceName, false) }
+
+// onSubnet tells whether interfaces on the address's network may announce
+// without being named.
+func (p Patterns) onSubnet() bool {
+	return !slices.ContainsFunc(p, func(s string) bool { return !strings.HasPrefix(s, "!") })
+}
+
+// matchName takes a pattern that can't be read as one that matches nothing.
+func matchName(pattern, name string) bool {
+	ok, err := path.Match(pattern, name)
+	return err == nil && ok
+}
+
+// Scope is where the advertisements that select an address, its pool and one of
+// its Services, let it be announced: the union of them all. Nobody changes one.
+type Scope struct {
+	// Advertisements by name. With none, advertisements select the address's
+	// pool and none of them its Services: it is announced nowhere.
+	Advertisements []string
+	nodes          map[string]reach
+}
+
+// reach is what a Scope allows a node.
+type reach struct {
+	weight     int
+	interfaces []Patterns
+}
+
+// NewScope returns the union of advertisements: an address may be on a node
+// where one that selects the node says so, and weights add up.
+func NewScope(advertisements ...Advertisement) *Scope {
+	s := &Scope{nodes: map[string]reach{}}
+	for _, ad := range advertisements {
+		s.Advertisements = append(s.Advertisements, ad.Name)
+		for node, weight := range ad.Nodes {
+			r := s.nodes[node]
+			r.weight += weight
+			r.interfaces = append(slices.Clip(r.interfaces), ad.Interfaces)
+			s.nodes[node] = r
+		}
+	}
+	slices.Sort(s.Advertisements)
+	return s
+}
+
+// Selects tells whether the scope has a node in it.
+func (s *Scope) Selects(node string) bool {
+	_, ok := s.of(node)
+	return ok
+}
+
+// Weight is how much the node is preferred.
+func (s *Scope) weight(node string) int {
+	r, _ := s.of(node)
+	return r.weight
+}
+
+// of returns what a node may do; false if nothing. Without a scope that is to
+// announce on the address's network.
+func (s *Scope) of(node string) (reach, bool) {
+	if s == nil {
+		return reach{}, true
+	}
+	r, ok := s.nodes[node]
+	return r, ok
+}
+
+// allows tells whether the address may be announced on the link, be it up or
+// not.
+func (r reach) allows(l *Link, addr netip.Addr) bool {
+	if len(r.interfaces) == 0 {
+		return l.holds(addr)
+	}
+	on := l.holds(addr)
+	for _, p := range r.interfaces {
+		if p.allow(l.Name, on) {
+			return true
+		}
+	}
+	return false
+}
+
+// onSubnet tells whether being on the address's network is enough.
+func (r reach) onSubnet() bool {
+	return len(r.interfaces) == 0 || slices.ContainsFunc(r.interfaces, Patterns.onSubnet)
+}
