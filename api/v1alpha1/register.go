@@ -17,6 +17,7 @@ func AddToScheme(s *runtime.Scheme) error {
 		&LoadBalancerIPPool{}, &LoadBalancerIPPoolList{},
 		&LoadBalancerIP{}, &LoadBalancerIPList{},
 		&Speaker{}, &SpeakerList{},
+		&L2Advertisement{}, &L2AdvertisementList{},
 	)
 	metav1.AddToGroupVersion(s, GroupVersion)
 	return nil

@@ -11,6 +11,7 @@ const (
 	MaxSpeakerInterfaces  = 128
 	MaxInterfaceAddresses = 64
 	MaxInterfaceGateways  = 16
+	MaxSpeakerEndpoints   = 256
 )
 
 // InterfaceAddress is an address of a node with the length of its network's
@@ -36,6 +37,9 @@ type Interface struct {
 	MAC string `json:"mac,omitempty"`
 	// Up says that it is set up and has a carrier.
 	Up bool `json:"up"`
+	// IPv6 says that IPv6 is on: without it only IPv4 addresses are announced.
+	// +optional
+	IPv6 bool `json:"ipv6,omitempty"`
 	// Addresses of the node on it, link-local IPv6 ones left out.
 	// +optional
 	// +listType=atomic
@@ -48,14 +52,33 @@ type Interface struct {
 	Gateways []Gateway `json:"gateways,omitempty"`
 }
 
-// SpeakerSpec has no field yet.
-type SpeakerSpec struct{}
+// Endpoint is where the other speakers reach a speaker on one segment: an
+// interface and an address family.
+type Endpoint struct {
+	// Interface of the node.
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=15
+	Interface string `json:"interface"`
+	// Address of the node on it; a link-local one for IPv6 if there is one.
+	// +kubebuilder:validation:MaxLength=39
+	Address string `json:"address"`
+}
+
+// SpeakerSpec says where the speaker is reached.
+type SpeakerSpec struct {
+	// Endpoints of the speaker, at most one per interface and family. They are
+	// for people, and for speakers that are told to use unicast.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=256
+	Endpoints []Endpoint `json:"endpoints,omitempty"`
+}
 
 // SpeakerStatus is what the speaker sees on its node.
 type SpeakerStatus struct {
 	// Interfaces that can announce addresses: those that resolve addresses by
-	// ARP and are on a network, or lead to a gateway. Those that lead to a
-	// gateway come first.
+	// ARP and are on a network, lead to a gateway, or are named by an
+	// L2Advertisement. Those that lead to a gateway come first.
 	// +optional
 	// +listType=map
 	// +listMapKey=name
