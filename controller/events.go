@@ -131,7 +131,7 @@ func (c *Controller) nodeEvents() toolscache.ResourceEventHandlerFuncs {
 		AddFunc: func(any) { changed() },
 		UpdateFunc: func(before, after any) {
 			b, a := before.(*corev1.Node), after.(*corev1.Node)
-			if !samePlacement(kube.Node(b), kube.Node(a)) || !slices.Equal(b.Status.Addresses, a.Status.Addresses) {
+			if !kube.Node(b).Equal(kube.Node(a)) || !slices.Equal(b.Status.Addresses, a.Status.Addresses) {
 				changed()
 			}
 		},

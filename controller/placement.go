@@ -76,21 +76,13 @@ func (c *Controller) readNodes(ctx context.Context) (bool, error) {
 	for i := range list.Items {
 		node := kube.Node(&list.Items[i])
 		if speaker := byNode[node.Name]; speaker != nil {
-			node.Links, node.LinksKnown = kube.Links(speaker)
+			kube.Tell(&node, speaker)
 		}
 		nodes = append(nodes, node)
 	}
 	slices.SortFunc(nodes, func(a, b plan.Node) int { return cmp.Compare(a.Name, b.Name) })
 	before := c.nodes.Swap(&nodes)
-	return before == nil || !slices.EqualFunc(*before, nodes, samePlacement), nil
-}
-
-func samePlacement(a, b plan.Node) bool {
-	return a.Name == b.Name && a.Alive == b.Alive && a.Ready == b.Ready && a.Draining == b.Draining &&
-		a.Excluded == b.Excluded && a.Cordoned == b.Cordoned && a.NetworkUnavailable == b.NetworkUnavailable &&
-		a.LinksKnown == b.LinksKnown && slices.EqualFunc(a.Links, b.Links, func(a, b plan.Link) bool {
-		return a.Name == b.Name && a.Up == b.Up && a.ARP == b.ARP && slices.Equal(a.Prefixes, b.Prefixes)
-	})
+	return before == nil || !slices.EqualFunc(*before, nodes, plan.Node.Equal), nil
 }
 
 // planAddress reads a bound object in the terms of plan.

@@ -22,7 +22,10 @@
 // successor among [Successors].
 package plan
 
-import "net/netip"
+import (
+	"net/netip"
+	"slices"
+)
 
 // Snapshot is all that decisions are made from. The order of its parts never
 // matters. Names of nodes and addresses are unique in it.
@@ -94,6 +97,13 @@ type Node struct {
 	LinksKnown bool
 }
 
+// Equal tells whether two nodes are in every respect the same.
+func (n Node) Equal(o Node) bool {
+	return n.Name == o.Name && n.Alive == o.Alive && n.NetworkUnavailable == o.NetworkUnavailable &&
+		n.Ready == o.Ready && n.Draining == o.Draining && n.Excluded == o.Excluded && n.Cordoned == o.Cordoned &&
+		n.Mute == o.Mute && n.LinksKnown == o.LinksKnown && slices.EqualFunc(n.Links, o.Links, Link.Equal)
+}
+
 // Link is a network interface of a node.
 type Link struct {
 	Name string
@@ -103,6 +113,11 @@ type Link struct {
 	ARP, NDP bool
 	// Prefixes are the networks that the link's own addresses are in.
 	Prefixes []netip.Prefix
+}
+
+// Equal tells whether two links are in every respect the same.
+func (l Link) Equal(o Link) bool {
+	return l.Name == o.Name && l.Up == o.Up && l.ARP == o.ARP && l.NDP == o.NDP && slices.Equal(l.Prefixes, o.Prefixes)
 }
 
 // answers tells whether a responder on the link can answer for the family.

@@ -98,7 +98,7 @@ func run(ctx context.Context, f flags) error {
 	if err != nil {
 		return err
 	}
-	informers, err := cache.New(config, source.CacheOptions(scheme, f.nodeName))
+	informers, err := cache.New(config, source.CacheOptions(scheme))
 	if err != nil {
 		return fmt.Errorf("make the cluster's cache: %w", err)
 	}

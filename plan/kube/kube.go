@@ -16,13 +16,23 @@ import (
 	"github.com/fairlead-lb/fairlead/plan"
 )
 
-// Node returns a node with unknown links. As long as speakers don't hear each
-// other, a node that its kubelet reports as Ready counts as alive.
+// drainTaints say that a node is about to go: ours, and those by which the
+// cluster autoscaler and Karpenter empty a node that they remove.
+var drainTaints = []string{v1alpha1.AnnotationDrain, "ToBeDeletedByClusterAutoscaler", "karpenter.sh/disrupted"}
+
+// Node returns a node of which no speaker has told.
+//
+// It is draining if a person or a program said so; a cordon is no drain, and
+// neither is node.kubernetes.io/out-of-service, which says that the node is off
+// already.
 func Node(node *corev1.Node) plan.Node {
 	n := plan.Node{
 		Name:     node.Name,
+		Alive:    true,
+		Mute:     true,
 		Cordoned: node.Spec.Unschedulable,
-		Draining: node.DeletionTimestamp != nil,
+		Draining: node.DeletionTimestamp != nil || node.Annotations[v1alpha1.AnnotationDrain] == "true" ||
+			slices.ContainsFunc(node.Spec.Taints, func(t corev1.Taint) bool { return slices.Contains(drainTaints, t.Key) }),
 	}
 	_, n.Excluded = node.Labels[corev1.LabelNodeExcludeBalancers]
 	for _, c := range node.Status.Conditions {
@@ -33,16 +43,21 @@ func Node(node *corev1.Node) plan.Node {
 			n.NetworkUnavailable = c.Status == corev1.ConditionTrue
 		}
 	}
-	n.Alive = n.Ready
 	return n
 }
 
-// Links returns the links that a speaker tells of; false if it tells of none
+// Tell adds to a node what its speaker tells of it.
+func Tell(n *plan.Node, speaker *v1alpha1.Speaker) {
+	n.Links, n.LinksKnown = links(speaker)
+	n.Mute = !n.LinksKnown
+}
+
+// links returns the links that a speaker tells of; false if it tells of none
 // yet. What it leaves out can announce nothing.
-func Links(speaker *v1alpha1.Speaker) ([]plan.Link, bool) {
+func links(speaker *v1alpha1.Speaker) ([]plan.Link, bool) {
 	var links []plan.Link
 	for _, i := range speaker.Status.Interfaces {
-		l := plan.Link{Name: i.Name, Up: i.Up, ARP: true}
+		l := plan.Link{Name: i.Name, Up: i.Up, ARP: true, NDP: i.IPv6}
 		for _, a := range i.Addresses {
 			if p, err := netip.ParsePrefix(string(a)); err == nil {
 				l.Prefixes = append(l.Prefixes, p)

@@ -135,7 +135,11 @@ type announcements struct {
 
 // apply makes the announcements and claims those of a state.
 func (a *Agent) apply(before announcements, links []link.Link, state source.State) announcements {
-	p := plan.Compute(withLinks(state.Snapshot, a.node, links), a.node)
+	snapshot := plan.Snapshot{Nodes: state.Nodes, Addresses: make([]plan.Address, 0, len(state.Addresses))}
+	for _, address := range state.Addresses {
+		snapshot.Addresses = append(snapshot.Addresses, address.Address)
+	}
+	p := plan.Compute(withLinks(snapshot, a.node, links), a.node)
 	desired := make(map[netip.Addr][]string, len(p.Announce))
 	for _, ann := range p.Announce {
 		desired[ann.Addr] = ann.Interfaces
@@ -158,7 +162,7 @@ func (a *Agent) apply(before announcements, links []link.Link, state source.Stat
 			after.unable[v.Reason]++
 		}
 	}
-	a.recorder.Set(claims(p, a.node, links, after, state.Records))
+	a.recorder.Set(claims(p, a.node, links, after, state.Addresses))
 	a.tell(before, after, p)
 	return after
 }
@@ -226,7 +230,7 @@ func withLinks(s plan.Snapshot, node string, links []link.Link) plan.Snapshot {
 // claims returns the claims that are to be recorded: those of addresses that
 // are really announced, where the record doesn't say so yet. A claim on record
 // keeps its term and time, also if the interface or its MAC is another one now.
-func claims(p plan.Plan, node string, links []link.Link, now announcements, records map[netip.Addr]source.Record) map[netip.Addr]Claim {
+func claims(p plan.Plan, node string, links []link.Link, now announcements, addresses map[netip.Addr]source.Address) map[netip.Addr]Claim {
 	macs := make(map[string]link.MAC, len(links))
 	for _, l := range links {
 		macs[l.Name] = l.MAC
@@ -234,7 +238,8 @@ func claims(p plan.Plan, node string, links []link.Link, now announcements, reco
 	out := map[netip.Addr]Claim{}
 	for _, ann := range p.Announce {
 		name, ok := usable(ann, now.failed)
-		record, known := records[ann.Addr]
+		address, known := addresses[ann.Addr]
+		record := address.Record
 		if !ok || !known {
 			continue
 		}

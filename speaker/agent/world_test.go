@@ -139,15 +139,13 @@ func (s *speaker) sync() {
 	if err := s.world.api.List(context.Background(), &list); err != nil {
 		s.world.t.Fatal(err)
 	}
-	st := source.State{Records: map[netip.Addr]source.Record{}}
-	st.Snapshot.Nodes = slices.Collect(maps.Values(s.world.nodes))
+	st := source.State{Nodes: slices.Collect(maps.Values(s.world.nodes)), Addresses: map[netip.Addr]source.Address{}}
 	for _, p := range list.Items {
 		a := plan.Address{Addr: netip.MustParseAddr(p.Spec.Address), Proposed: p.Spec.Owner, Services: []plan.Service{{Name: "web"}}}
 		if c := p.Status.L2; c != nil {
 			a.Claim = plan.Claim{Node: c.Node, Term: c.Term}
 		}
-		st.Snapshot.Addresses = append(st.Snapshot.Addresses, a)
-		st.Records[a.Addr] = source.Record{Name: p.Name, ResourceVersion: p.ResourceVersion, Claim: p.Status.L2}
+		st.Addresses[a.Addr] = source.Address{Address: a, Record: source.Record{Name: p.Name, ResourceVersion: p.ResourceVersion, Claim: p.Status.L2}}
 	}
 	s.mu.Lock()
 	s.state = &st

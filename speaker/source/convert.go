@@ -17,7 +17,7 @@ func strip(obj any) (any, error) {
 	switch o := obj.(type) {
 	case *corev1.Service:
 		return &corev1.Service{
-			ObjectMeta: identity(o.ObjectMeta),
+			ObjectMeta: labelled(o.ObjectMeta),
 			Spec:       corev1.ServiceSpec{ExternalTrafficPolicy: o.Spec.ExternalTrafficPolicy},
 		}, nil
 	case *discoveryv1.EndpointSlice:
@@ -31,9 +31,12 @@ func strip(obj any) (any, error) {
 		}
 		return es, nil
 	case *corev1.Node:
-		n := &corev1.Node{ObjectMeta: identity(o.ObjectMeta), Spec: corev1.NodeSpec{Unschedulable: o.Spec.Unschedulable}}
-		n.Labels = keep(o.Labels, corev1.LabelNodeExcludeBalancers)
+		n := &corev1.Node{ObjectMeta: labelled(o.ObjectMeta), Spec: corev1.NodeSpec{Unschedulable: o.Spec.Unschedulable}}
+		n.Annotations = keep(o.Annotations, v1alpha1.AnnotationDrain)
 		n.DeletionTimestamp = o.DeletionTimestamp
+		for _, t := range o.Spec.Taints {
+			n.Spec.Taints = append(n.Spec.Taints, corev1.Taint{Key: t.Key})
+		}
 		for _, c := range o.Status.Conditions {
 			n.Status.Conditions = append(n.Status.Conditions, corev1.NodeCondition{Type: c.Type, Status: c.Status})
 		}
@@ -41,19 +44,31 @@ func strip(obj any) (any, error) {
 	case *v1alpha1.LoadBalancerIP:
 		p := &v1alpha1.LoadBalancerIP{
 			ObjectMeta: identity(o.ObjectMeta),
-			Spec:       v1alpha1.LoadBalancerIPSpec{Address: o.Spec.Address, Owner: o.Spec.Owner},
+			Spec:       v1alpha1.LoadBalancerIPSpec{Address: o.Spec.Address, Pool: o.Spec.Pool, Owner: o.Spec.Owner},
 			Status:     v1alpha1.LoadBalancerIPStatus{L2: o.Status.L2},
 		}
 		for _, b := range o.Spec.Services {
 			p.Spec.Services = append(p.Spec.Services, v1alpha1.ServiceBinding{ServiceName: b.ServiceName})
 		}
 		return p, nil
+	case *v1alpha1.LoadBalancerIPPool:
+		return &v1alpha1.LoadBalancerIPPool{ObjectMeta: labelled(o.ObjectMeta)}, nil
+	case *v1alpha1.L2Advertisement:
+		return &v1alpha1.L2Advertisement{ObjectMeta: identity(o.ObjectMeta), Spec: o.Spec}, nil
+	case *v1alpha1.Speaker:
+		return &v1alpha1.Speaker{ObjectMeta: identity(o.ObjectMeta), Spec: o.Spec, Status: o.Status}, nil
 	}
 	return obj, nil
 }
 
 func identity(m metav1.ObjectMeta) metav1.ObjectMeta {
 	return metav1.ObjectMeta{Namespace: m.Namespace, Name: m.Name, UID: m.UID, ResourceVersion: m.ResourceVersion}
+}
+
+func labelled(m metav1.ObjectMeta) metav1.ObjectMeta {
+	is := identity(m)
+	is.Labels = m.Labels
+	return is
 }
 
 func keep(labels map[string]string, key string) map[string]string {

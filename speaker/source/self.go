@@ -33,8 +33,8 @@ type Self struct {
 	own    Own
 }
 
-// NewSelf returns a Self on a cache made with CacheOptions for that node, which
-// the caller starts.
+// NewSelf returns a Self on a cache made with CacheOptions, which the caller
+// starts.
 func NewSelf(informers cache.Informers, node string) *Self {
 	return &Self{informers: informers, node: node, changed: make(chan struct{}, 1)}
 }
@@ -90,7 +90,10 @@ func (s *Self) setNode(old, node *corev1.Node) bool {
 	return changed && s.synced
 }
 
-func (s *Self) setSpeaker(_, speaker *v1alpha1.Speaker) bool {
+func (s *Self) setSpeaker(old, speaker *v1alpha1.Speaker) bool {
+	if speaker == nil && old.Name != s.node || speaker != nil && speaker.Name != s.node {
+		return false
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.own.Speaker = speaker

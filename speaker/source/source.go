@@ -1,20 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package source turns what a speaker reads of the cluster into snapshots for plan.
+// Package source turns what a speaker reads of the cluster into the terms of plan.
 package source
 
 import (
 	"context"
 	"fmt"
-	"net/netip"
 	"time"
 
 	"github.com/go-logr/logr"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	toolscache "k8s.io/client-go/tools/cache"
@@ -22,29 +19,10 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/fairlead-lb/fairlead/api/v1alpha1"
-	"github.com/fairlead-lb/fairlead/plan"
 )
 
 // lateInterval is between messages that the API server is awaited.
 const lateInterval = 30 * time.Second
-
-// State is the cluster at one time. Nobody changes it.
-type State struct {
-	// Snapshot has no links: every node's are unknown.
-	Snapshot plan.Snapshot
-	// Records are the objects that the snapshot's addresses were read from.
-	Records map[netip.Addr]Record
-}
-
-// Record is the LoadBalancerIP of an address.
-type Record struct {
-	Name string
-	// ResourceVersion is that of the object which Claim and the snapshot were
-	// read from: a write that carries it fails if they are out of date.
-	ResourceVersion string
-	// Claim on record, or nil.
-	Claim *v1alpha1.L2Claim
-}
 
 // Scheme returns the kinds that a speaker reads and writes.
 func Scheme() (*runtime.Scheme, error) {
@@ -65,22 +43,25 @@ func Mapper() meta.RESTMapper {
 	m.Add(discoveryv1.SchemeGroupVersion.WithKind("EndpointSlice"), meta.RESTScopeNamespace)
 	m.Add(corev1.SchemeGroupVersion.WithKind("Node"), meta.RESTScopeRoot)
 	m.Add(v1alpha1.GroupVersion.WithKind("LoadBalancerIP"), meta.RESTScopeRoot)
+	m.Add(v1alpha1.GroupVersion.WithKind("LoadBalancerIPPool"), meta.RESTScopeRoot)
+	m.Add(v1alpha1.GroupVersion.WithKind("L2Advertisement"), meta.RESTScopeRoot)
 	m.Add(v1alpha1.GroupVersion.WithKind("Speaker"), meta.RESTScopeRoot)
 	return m
 }
 
-// CacheOptions keeps of each object only what snapshots are made of, and of
-// Speakers only the node's own.
-func CacheOptions(scheme *runtime.Scheme, node string) cache.Options {
+// CacheOptions keeps of each object only what states are made of.
+func CacheOptions(scheme *runtime.Scheme) cache.Options {
 	return cache.Options{
 		Scheme: scheme,
 		Mapper: Mapper(),
 		ByObject: map[client.Object]cache.ByObject{
-			&corev1.Service{}:            {Transform: strip},
-			&discoveryv1.EndpointSlice{}: {Transform: strip},
-			&corev1.Node{}:               {Transform: strip},
-			&v1alpha1.LoadBalancerIP{}:   {Transform: strip},
-			&v1alpha1.Speaker{}:          {Field: fields.OneTermEqualSelector(metav1.ObjectNameField, node)},
+			&corev1.Service{}:              {Transform: strip},
+			&discoveryv1.EndpointSlice{}:   {Transform: strip},
+			&corev1.Node{}:                 {Transform: strip},
+			&v1alpha1.LoadBalancerIP{}:     {Transform: strip},
+			&v1alpha1.LoadBalancerIPPool{}: {Transform: strip},
+			&v1alpha1.L2Advertisement{}:    {Transform: strip},
+			&v1alpha1.Speaker{}:            {Transform: strip},
 		},
 	}
 }
@@ -104,7 +85,8 @@ func New(log logr.Logger, informers cache.Informers) *Source {
 func (s *Source) Changed() <-chan struct{} { return s.changed }
 
 // State returns the cluster as it was last seen, or false if it has not been
-// seen completely yet. When the API server goes away the last state stays.
+// seen completely yet: what it is not told of then will be told in the first. When
+// the API server goes away the last state stays. One goroutine may call it.
 func (s *Source) State() (State, bool) { return s.store.state() }
 
 // Run follows the cluster until ctx is done, and returns nil then.
@@ -114,8 +96,14 @@ func (s *Source) Run(ctx context.Context) error {
 		{&corev1.Service{}, onObject(s.store.setService)},
 		{&discoveryv1.EndpointSlice{}, onObject(s.store.setSlice)},
 		{&v1alpha1.LoadBalancerIP{}, onObject(s.store.setIP)},
+		{&v1alpha1.LoadBalancerIPPool{}, onObject(s.store.setPool)},
+		{&v1alpha1.L2Advertisement{}, onObject(s.store.setAdvertisement)},
 	})
 	if err != nil {
+		return err
+	}
+	// What speakers tell is good to know, and nothing to wait for.
+	if _, err := follow(ctx, s.informers, s.notify, []handler{{&v1alpha1.Speaker{}, onObject(s.store.setSpeaker)}}); err != nil {
 		return err
 	}
 	if !s.wait(ctx, synced) {

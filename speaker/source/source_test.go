@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"strings"
 	"sync"
 	"testing"
@@ -15,12 +16,15 @@ import (
 	"github.com/go-logr/logr"
 	"github.com/go-logr/logr/funcr"
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/rest"
 	toolscache "k8s.io/client-go/tools/cache"
 	fakesource "k8s.io/client-go/tools/cache/testing"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/fairlead-lb/fairlead/api/v1alpha1"
 )
 
 // cluster is a fake API server behind a real cache, with a Source on it.
@@ -35,14 +39,14 @@ type cluster struct {
 func newCluster(t *testing.T, log logr.Logger) *cluster {
 	t.Helper()
 	c := &cluster{t: t, kinds: map[string]*fakesource.FakeControllerSource{}}
-	for _, kind := range []string{"*v1.Node", "*v1.Service", "*v1.EndpointSlice", "*v1alpha1.LoadBalancerIP", "*v1alpha1.Speaker"} {
+	for _, kind := range []string{"*v1.Node", "*v1.Service", "*v1.EndpointSlice", "*v1alpha1.LoadBalancerIP", "*v1alpha1.LoadBalancerIPPool", "*v1alpha1.L2Advertisement", "*v1alpha1.Speaker"} {
 		c.kinds[kind] = fakesource.NewFakeControllerSource()
 	}
 	scheme, err := Scheme()
 	if err != nil {
 		t.Fatal(err)
 	}
-	options := CacheOptions(scheme, "a")
+	options := CacheOptions(scheme)
 	options.NewInformer = func(_ toolscache.ListerWatcher, obj runtime.Object, resync time.Duration, indexers toolscache.Indexers) toolscache.SharedIndexInformer {
 		return toolscache.NewSharedIndexInformer(c.kind(obj), obj, resync, indexers)
 	}
@@ -109,31 +113,41 @@ func (c *cluster) until(what string, ok func(State) bool) {
 func TestSourceFollowsTheCluster(t *testing.T) {
 	c := newCluster(t, logr.Discard()).run(node("a"), service("web", true), endpointSlice("web-1", "web", readyOn("a")),
 		lbip("192.0.2.1", heldBy("web")))
+	addr := netip.MustParseAddr("192.0.2.1")
 	c.until("everything is there", func(st State) bool {
-		return len(st.Snapshot.Nodes) == 1 && len(st.Snapshot.Addresses) == 1 &&
-			len(st.Snapshot.Addresses[0].Services) == 1 && len(st.Snapshot.Addresses[0].Services[0].Endpoints) == 1
+		return len(st.Nodes) == 1 && len(st.Addresses) == 1 && len(st.Addresses[addr].Services) == 1 && len(st.Addresses[addr].Services[0].Endpoints) == 1
 	})
 	c.kinds["*v1.Node"].Modify(node("a", func(n *corev1.Node) { n.Status.Conditions[0].Status = corev1.ConditionUnknown }))
-	c.until("node a is dead", func(st State) bool { return !st.Snapshot.Nodes[0].Alive })
+	c.until("node a isn't Ready", func(st State) bool { return !st.Nodes[0].Ready })
+	c.kinds["*v1alpha1.Speaker"].Add(speaker("a", func(s *v1alpha1.Speaker) { s.Status.Interfaces = []v1alpha1.Interface{{Name: "eth0"}} }))
+	c.until("node a's interface", func(st State) bool { return len(st.Nodes[0].Links) == 1 && len(st.Speakers) == 1 })
 	c.kinds["*v1.Node"].Delete(node("a"))
-	c.until("node a is gone", func(st State) bool { return len(st.Snapshot.Nodes) == 0 })
+	c.until("node a is gone", func(st State) bool { return len(st.Nodes) == 0 })
 	c.kinds["*v1alpha1.LoadBalancerIP"].Modify(lbip("192.0.2.1", heldBy("web"), claimed("b", 2)))
-	c.until("b claims", func(st State) bool { return st.Snapshot.Addresses[0].Claim.Node == "b" })
+	c.until("b claims", func(st State) bool { return st.Addresses[addr].Claim.Node == "b" })
+	c.kinds["*v1alpha1.L2Advertisement"].Add(advertisement("lan"))
+	c.until("it is advertised", func(st State) bool { return st.Addresses[addr].Scope != nil })
+	c.kinds["*v1alpha1.L2Advertisement"].Modify(advertisement("lan", func(s *v1alpha1.L2AdvertisementSpec) {
+		s.PoolSelector = &metav1.LabelSelector{MatchLabels: map[string]string{"tier": "1"}}
+	}))
+	c.until("its pool isn't selected", func(st State) bool { return st.Addresses[addr].Scope == nil })
+	c.kinds["*v1alpha1.LoadBalancerIPPool"].Add(pool("lan", map[string]string{"tier": "1"}))
+	c.until("its pool is selected", func(st State) bool { return st.Addresses[addr].Scope != nil })
 	c.kinds["*v1alpha1.LoadBalancerIP"].Delete(lbip("192.0.2.1"))
-	c.until("the address is gone", func(st State) bool { return len(st.Snapshot.Addresses) == 0 && len(st.Records) == 0 })
+	c.until("the address is gone", func(st State) bool { return len(st.Addresses) == 0 })
 }
 
 func TestAnEmptyClusterIsAState(t *testing.T) {
-	newCluster(t, logr.Discard()).run().until("there is nothing", func(st State) bool { return len(st.Snapshot.Addresses) == 0 })
+	newCluster(t, logr.Discard()).run().until("there is nothing", func(st State) bool { return len(st.Addresses) == 0 })
 }
 
 // What was deleted while the watch was broken is found by the next list.
 func TestSourceSurvivesABrokenWatch(t *testing.T) {
 	c := newCluster(t, logr.Discard()).run(node("a"), node("b"))
-	c.until("both are there", func(st State) bool { return len(st.Snapshot.Nodes) == 2 })
+	c.until("both are there", func(st State) bool { return len(st.Nodes) == 2 })
 	c.kinds["*v1.Node"].DeleteDropWatch(node("b"))
 	c.kinds["*v1.Node"].ResetWatch()
-	c.until("node b is gone", func(st State) bool { return len(st.Snapshot.Nodes) == 1 })
+	c.until("node b is gone", func(st State) bool { return len(st.Nodes) == 1 })
 }
 
 // An API server that can't be reached is told of: the informers are silent.

@@ -5,12 +5,12 @@ package source
 import (
 	"maps"
 	"net/netip"
-	"reflect"
 	"slices"
 	"sync"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/fairlead-lb/fairlead/api/v1alpha1"
@@ -19,17 +19,38 @@ import (
 )
 
 // store holds the cluster in the terms of plan. Its setters take the object as
-// it was and as it is, either of which may be nil, and report whether a
-// snapshot could differ now; only the addresses concerned are made anew.
+// it was and as it is, either of which may be nil, and report whether a State
+// could differ now. They only take note of what it is that changed: events come
+// in bursts, and what they mean is worked out once for all of them.
 type store struct {
 	mu       sync.Mutex
 	synced   bool
-	nodes    map[string]plan.Node
-	services map[types.NamespacedName]bool // with externalTrafficPolicy Local
+	cluster  types.UID
+	nodes    map[string]knownNode
+	speakers map[string]*v1alpha1.Speaker
+	pools    map[string]labels.Set
+	ads      map[string]*v1alpha1.L2Advertisement
+	services map[types.NamespacedName]knownService
 	slices   map[types.NamespacedName]map[string]slice
-	ips      map[string]*ip
-	// users are the LoadBalancerIPs that name a Service.
-	users map[types.NamespacedName]map[*ip]struct{}
+	ips      map[netip.Addr]*ip
+	// users are the addresses that name a Service.
+	users map[types.NamespacedName]map[netip.Addr]struct{}
+
+	// dirty are the addresses that may not be as in view any longer.
+	dirty                                   map[netip.Addr]struct{}
+	nodesDirty, speakersDirty, scopingDirty bool
+	advertising                             *kube.Advertising
+	view                                    State
+}
+
+type knownNode struct {
+	plan   plan.Node
+	labels labels.Set
+}
+
+type knownService struct {
+	local  bool // externalTrafficPolicy
+	labels labels.Set
 }
 
 // slice is an EndpointSlice of a Service.
@@ -41,19 +62,26 @@ type slice struct {
 // ip is a LoadBalancerIP.
 type ip struct {
 	record   Record
+	pool     string
+	proposed string
 	services []types.NamespacedName
-	address  plan.Address
-	// stale says that address.Services must be read anew.
-	stale bool
 }
 
 func newStore() *store {
 	return &store{
-		nodes:    map[string]plan.Node{},
-		services: map[types.NamespacedName]bool{},
-		slices:   map[types.NamespacedName]map[string]slice{},
-		ips:      map[string]*ip{},
-		users:    map[types.NamespacedName]map[*ip]struct{}{},
+		nodes:        map[string]knownNode{},
+		speakers:     map[string]*v1alpha1.Speaker{},
+		pools:        map[string]labels.Set{},
+		ads:          map[string]*v1alpha1.L2Advertisement{},
+		services:     map[types.NamespacedName]knownService{},
+		slices:       map[types.NamespacedName]map[string]slice{},
+		ips:          map[netip.Addr]*ip{},
+		users:        map[types.NamespacedName]map[netip.Addr]struct{}{},
+		dirty:        map[netip.Addr]struct{}{},
+		nodesDirty:   true,
+		scopingDirty: true,
+		advertising:  kube.NewAdvertising(nil, nil, nil),
+		view:         State{Addresses: map[netip.Addr]Address{}},
 	}
 }
 
@@ -64,89 +92,112 @@ func (s *store) complete() {
 	s.synced = true
 }
 
-func (s *store) state() (State, bool) {
+func (s *store) setNode(old, obj *corev1.Node) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !s.synced {
-		return State{}, false
-	}
-	st := State{
-		Snapshot: plan.Snapshot{
-			Addresses: make([]plan.Address, 0, len(s.ips)),
-			Nodes:     slices.AppendSeq(make([]plan.Node, 0, len(s.nodes)), maps.Values(s.nodes)),
-		},
-		Records: make(map[netip.Addr]Record, len(s.ips)),
-	}
-	for _, p := range s.ips {
-		if p.stale {
-			p.address.Services = s.servicesOf(p)
-			p.stale = false
-		}
-		st.Snapshot.Addresses = append(st.Snapshot.Addresses, p.address)
-		st.Records[p.address.Addr] = p.record
-	}
-	return st, true
-}
-
-// servicesOf returns the Services that hold the address. They are found by
-// name: a Service that was restored from a backup has another UID and the same
-// users. One that isn't there asks for nothing; if it only wasn't seen yet, it
-// will be.
-func (s *store) servicesOf(p *ip) []plan.Service {
-	family := discoveryv1.AddressTypeIPv4
-	if p.address.Addr.Is6() {
-		family = discoveryv1.AddressTypeIPv6
-	}
-	var out []plan.Service
-	for _, name := range p.services {
-		local, ok := s.services[name]
-		if !ok {
-			continue
-		}
-		svc := plan.Service{Namespace: name.Namespace, Name: name.Name, Local: local}
-		if local {
-			for _, sl := range s.slices[name] {
-				if sl.family == family {
-					svc.Endpoints = append(svc.Endpoints, sl.endpoints...)
-				}
-			}
-		}
-		out = append(out, svc)
-	}
-	return out
-}
-
-func (s *store) setNode(old, node *corev1.Node) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if node == nil {
+	if obj == nil {
 		delete(s.nodes, old.Name)
+		s.nodesDirty, s.scopingDirty = true, true
 		return s.synced
 	}
-	n := kube.Node(node)
-	if was, ok := s.nodes[n.Name]; ok && reflect.DeepEqual(was, n) {
+	n := knownNode{kube.Node(obj), obj.Labels}
+	tell(&n.plan, s.speakers[obj.Name])
+	was, ok := s.nodes[obj.Name]
+	if !ok || !maps.Equal(was.labels, n.labels) {
+		s.scopingDirty = true
+	} else if was.plan.Equal(n.plan) {
 		return false
 	}
-	s.nodes[n.Name] = n
+	s.nodes[obj.Name] = n
+	s.nodesDirty = true
 	return s.synced
 }
 
-func (s *store) setService(old, svc *corev1.Service) bool {
+// tell adds to a node what its speaker told, nil for nothing.
+//
+// Where its interfaces lead it is believed. Whether they are up it is not: what
+// it wrote may be old, and who listens to the node hears how it is.
+func tell(n *plan.Node, speaker *v1alpha1.Speaker) {
+	n.Links, n.LinksKnown, n.Mute = nil, false, true
+	if speaker == nil {
+		return
+	}
+	kube.Tell(n, speaker)
+	for i := range n.Links {
+		n.Links[i].Up = true
+	}
+}
+
+func (s *store) setSpeaker(old, obj *v1alpha1.Speaker) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if svc == nil {
+	if obj == nil {
+		delete(s.speakers, old.Name)
+	} else {
+		old = obj
+		s.speakers[obj.Name] = obj
+	}
+	s.speakersDirty = true
+	if was, ok := s.nodes[old.Name]; ok {
+		n := was
+		if tell(&n.plan, obj); !was.plan.Equal(n.plan) {
+			s.nodes[old.Name] = n
+			s.nodesDirty = true
+		}
+	}
+	return s.synced
+}
+
+func (s *store) setPool(old, obj *v1alpha1.LoadBalancerIPPool) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if obj == nil {
+		delete(s.pools, old.Name)
+	} else {
+		if was, ok := s.pools[obj.Name]; ok && maps.Equal(was, obj.Labels) {
+			return false
+		}
+		s.pools[obj.Name] = obj.Labels
+	}
+	s.scopingDirty = true
+	return s.synced
+}
+
+func (s *store) setAdvertisement(old, obj *v1alpha1.L2Advertisement) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if obj == nil {
+		delete(s.ads, old.Name)
+	} else {
+		s.ads[obj.Name] = obj
+	}
+	s.scopingDirty = true
+	return s.synced
+}
+
+func (s *store) setService(old, obj *corev1.Service) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if obj == nil {
 		name := types.NamespacedName{Namespace: old.Namespace, Name: old.Name}
 		delete(s.services, name)
 		return s.touch(name)
 	}
-	name := types.NamespacedName{Namespace: svc.Namespace, Name: svc.Name}
-	local := svc.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal
-	if was, ok := s.services[name]; ok && was == local {
+	name := types.NamespacedName{Namespace: obj.Namespace, Name: obj.Name}
+	if name == apiServer && s.cluster != obj.UID {
+		s.cluster = obj.UID
+		return s.synced
+	}
+	svc := knownService{obj.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal, obj.Labels}
+	if was, ok := s.services[name]; ok && was.local == svc.local && maps.Equal(was.labels, svc.labels) {
 		return false
 	}
-	s.services[name] = local
+	s.services[name] = svc
 	return s.touch(name)
 }
+
+// apiServer is the Service of the API server, which each cluster has one of.
+var apiServer = types.NamespacedName{Namespace: "default", Name: "kubernetes"}
 
 func (s *store) setSlice(old, es *discoveryv1.EndpointSlice) bool {
 	s.mu.Lock()
@@ -180,51 +231,48 @@ func (s *store) setIP(old, obj *v1alpha1.LoadBalancerIP) bool {
 	if old == nil {
 		old = obj
 	}
-	if p := s.ips[old.Name]; p != nil {
+	addr, err := netip.ParseAddr(old.Spec.Address)
+	if err != nil {
+		return false // the API server admits no such object
+	}
+	s.dirty[addr] = struct{}{}
+	if p := s.ips[addr]; p != nil {
 		for _, name := range p.services {
-			if delete(s.users[name], p); len(s.users[name]) == 0 {
+			if delete(s.users[name], addr); len(s.users[name]) == 0 {
 				delete(s.users, name)
 			}
 		}
-		delete(s.ips, old.Name)
+		delete(s.ips, addr)
 	}
 	if obj == nil {
 		return s.synced
 	}
-	addr, err := netip.ParseAddr(obj.Spec.Address)
-	if err != nil {
-		// The API server admits no such object.
-		return s.synced
-	}
 	p := &ip{
-		record:  Record{Name: obj.Name, ResourceVersion: obj.ResourceVersion, Claim: obj.Status.L2},
-		address: plan.Address{Addr: addr, Proposed: obj.Spec.Owner},
-		stale:   true,
-	}
-	if c := obj.Status.L2; c != nil {
-		p.address.Claim = plan.Claim{Node: c.Node, Term: c.Term}
+		record:   Record{Name: obj.Name, ResourceVersion: obj.ResourceVersion, Claim: obj.Status.L2},
+		pool:     obj.Spec.Pool,
+		proposed: obj.Spec.Owner,
 	}
 	for _, b := range obj.Spec.Services {
 		name := types.NamespacedName{Namespace: b.Namespace, Name: b.Name}
 		p.services = append(p.services, name)
 		if s.users[name] == nil {
-			s.users[name] = map[*ip]struct{}{}
+			s.users[name] = map[netip.Addr]struct{}{}
 		}
-		s.users[name][p] = struct{}{}
+		s.users[name][addr] = struct{}{}
 	}
-	s.ips[obj.Name] = p
+	s.ips[addr] = p
 	return s.synced
 }
 
-// touch makes the addresses of a Service anew.
+// touch has the addresses of a Service looked at again.
 func (s *store) touch(name types.NamespacedName) bool {
-	for p := range s.users[name] {
-		p.stale = true
+	for addr := range s.users[name] {
+		s.dirty[addr] = struct{}{}
 	}
 	return s.synced && len(s.users[name]) > 0
 }
 
 // touchLocal is touch for a change of endpoints, which matter for Local only.
 func (s *store) touchLocal(name types.NamespacedName) bool {
-	return s.services[name] && s.touch(name)
+	return s.services[name].local && s.touch(name)
 }

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"net/netip"
+	"reflect"
 	"slices"
 	"testing"
 
@@ -59,7 +60,7 @@ func readyOn(node string) discoveryv1.Endpoint {
 
 func lbip(addr string, edits ...func(*v1alpha1.LoadBalancerIP)) *v1alpha1.LoadBalancerIP {
 	p := &v1alpha1.LoadBalancerIP{ObjectMeta: metav1.ObjectMeta{Name: addr, ResourceVersion: "1"}}
-	p.Spec.Address = addr
+	p.Spec.Address, p.Spec.Pool = addr, "lan"
 	for _, edit := range edits {
 		edit(p)
 	}
@@ -99,6 +100,12 @@ func change(s *store, obj client.Object, gone bool) bool {
 		return onObject(s.setSlice)(old, stripped)
 	case *v1alpha1.LoadBalancerIP:
 		return onObject(s.setIP)(old, stripped)
+	case *v1alpha1.LoadBalancerIPPool:
+		return onObject(s.setPool)(old, stripped)
+	case *v1alpha1.L2Advertisement:
+		return onObject(s.setAdvertisement)(old, stripped)
+	case *v1alpha1.Speaker:
+		return onObject(s.setSpeaker)(old, stripped)
 	}
 	panic(fmt.Sprintf("%T", obj))
 }
@@ -112,24 +119,49 @@ func filled(objects ...client.Object) *store {
 	return s
 }
 
-// sorted returns the state in an order that can be compared.
-func sorted(t *testing.T, s *store) State {
+// seen is what a State says, in an order that can be compared.
+type seen struct {
+	Nodes     []plan.Node
+	Addresses []plan.Address
+	Records   map[netip.Addr]Record
+	Speakers  []string
+}
+
+func sorted(t *testing.T, s *store) seen {
 	t.Helper()
 	st, ok := s.state()
 	if !ok {
 		t.Fatal("the state is not complete")
 	}
-	slices.SortFunc(st.Snapshot.Addresses, func(a, b plan.Address) int { return a.Addr.Compare(b.Addr) })
-	slices.SortFunc(st.Snapshot.Nodes, func(a, b plan.Node) int { return cmp.Compare(a.Name, b.Name) })
-	for i := range st.Snapshot.Addresses {
-		for j := range st.Snapshot.Addresses[i].Services {
-			slices.SortFunc(st.Snapshot.Addresses[i].Services[j].Endpoints, func(a, b plan.Endpoint) int { return cmp.Compare(fmt.Sprint(a), fmt.Sprint(b)) })
+	v := seen{Nodes: st.Nodes, Records: map[netip.Addr]Record{}}
+	for addr, a := range st.Addresses {
+		for j := range a.Services {
+			slices.SortFunc(a.Services[j].Endpoints, func(a, b plan.Endpoint) int { return cmp.Compare(fmt.Sprint(a), fmt.Sprint(b)) })
 		}
+		v.Addresses, v.Records[addr] = append(v.Addresses, a.Address), a.Record
 	}
-	return st
+	for _, s := range st.Speakers {
+		v.Speakers = append(v.Speakers, s.Name)
+	}
+	slices.SortFunc(v.Addresses, func(a, b plan.Address) int { return a.Addr.Compare(b.Addr) })
+	return v
 }
 
-var sameAddr = gocmp.Comparer(func(a, b netip.Addr) bool { return a == b })
+func advertisement(name string, edits ...func(*v1alpha1.L2AdvertisementSpec)) *v1alpha1.L2Advertisement {
+	ad := &v1alpha1.L2Advertisement{ObjectMeta: metav1.ObjectMeta{Name: name}}
+	for _, edit := range edits {
+		edit(&ad.Spec)
+	}
+	return ad
+}
+
+func pool(name string, labels map[string]string) *v1alpha1.LoadBalancerIPPool {
+	return &v1alpha1.LoadBalancerIPPool{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: labels}}
+}
+
+var sameAddr = gocmp.Options{gocmp.Comparer(func(a, b netip.Addr) bool { return a == b }), gocmp.Comparer(sameScope)}
+
+func sameScope(a, b *plan.Scope) bool { return reflect.DeepEqual(a, b) }
 
 func TestNodes(t *testing.T) {
 	now := metav1.Now()
@@ -137,18 +169,23 @@ func TestNodes(t *testing.T) {
 		node *corev1.Node
 		want plan.Node
 	}{
-		"a Ready node is alive":                    {node("a"), plan.Node{Name: "a", Alive: true, Ready: true}},
-		"a node that was never Ready is not":       {node("a", func(n *corev1.Node) { n.Status.Conditions = nil }), plan.Node{Name: "a"}},
-		"a node that isn't Ready is not":           {node("a", func(n *corev1.Node) { n.Status.Conditions[0].Status = corev1.ConditionFalse }), plan.Node{Name: "a"}},
-		"a node that nobody knows of is not":       {node("a", func(n *corev1.Node) { n.Status.Conditions[0].Status = corev1.ConditionUnknown }), plan.Node{Name: "a"}},
-		"a node without a network says so":         {node("a", condition(corev1.NodeNetworkUnavailable, corev1.ConditionTrue)), plan.Node{Name: "a", Alive: true, Ready: true, NetworkUnavailable: true}},
-		"a node with a network has it":             {node("a", condition(corev1.NodeNetworkUnavailable, corev1.ConditionFalse)), plan.Node{Name: "a", Alive: true, Ready: true}},
-		"a cordoned node is cordoned":              {node("a", func(n *corev1.Node) { n.Spec.Unschedulable = true }), plan.Node{Name: "a", Alive: true, Ready: true, Cordoned: true}},
-		"an excluded node is excluded":             {node("a", func(n *corev1.Node) { n.Labels = map[string]string{corev1.LabelNodeExcludeBalancers: ""} }), plan.Node{Name: "a", Alive: true, Ready: true, Excluded: true}},
-		"a node that is being deleted is draining": {node("a", func(n *corev1.Node) { n.DeletionTimestamp = &now }), plan.Node{Name: "a", Alive: true, Ready: true, Draining: true}},
+		"a Ready node is Ready":                    {node("a"), plan.Node{Ready: true}},
+		"a node that was never Ready is not":       {node("a", func(n *corev1.Node) { n.Status.Conditions = nil }), plan.Node{}},
+		"a node that isn't Ready is not":           {node("a", func(n *corev1.Node) { n.Status.Conditions[0].Status = corev1.ConditionFalse }), plan.Node{}},
+		"a node that nobody knows of is not":       {node("a", func(n *corev1.Node) { n.Status.Conditions[0].Status = corev1.ConditionUnknown }), plan.Node{}},
+		"a node without a network says so":         {node("a", condition(corev1.NodeNetworkUnavailable, corev1.ConditionTrue)), plan.Node{Ready: true, NetworkUnavailable: true}},
+		"a node with a network has it":             {node("a", condition(corev1.NodeNetworkUnavailable, corev1.ConditionFalse)), plan.Node{Ready: true}},
+		"a cordoned node is cordoned":              {node("a", func(n *corev1.Node) { n.Spec.Unschedulable = true }), plan.Node{Ready: true, Cordoned: true}},
+		"an excluded node is excluded":             {node("a", func(n *corev1.Node) { n.Labels = map[string]string{corev1.LabelNodeExcludeBalancers: ""} }), plan.Node{Ready: true, Excluded: true}},
+		"a node that is being deleted is draining": {node("a", func(n *corev1.Node) { n.DeletionTimestamp = &now }), plan.Node{Ready: true, Draining: true}},
+		"an annotation drains a node":              {node("a", func(n *corev1.Node) { n.Annotations = map[string]string{v1alpha1.AnnotationDrain: "true"} }), plan.Node{Ready: true, Draining: true}},
+		"a taint drains a node": {node("a", func(n *corev1.Node) {
+			n.Spec.Taints = []corev1.Taint{{Key: v1alpha1.AnnotationDrain, Effect: corev1.TaintEffectNoExecute}}
+		}), plan.Node{Ready: true, Draining: true}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if diff := gocmp.Diff([]plan.Node{tt.want}, sorted(t, filled(tt.node)).Snapshot.Nodes); diff != "" {
+			tt.want.Name, tt.want.Alive, tt.want.Mute = "a", true, true
+			if diff := gocmp.Diff([]plan.Node{tt.want}, sorted(t, filled(tt.node)).Nodes); diff != "" {
 				t.Errorf("node (-want +got):\n%s", diff)
 			}
 		})
@@ -202,7 +239,7 @@ func TestAddresses(t *testing.T) {
 			addr := netip.MustParseAddr("192.0.2.1")
 			st := sorted(t, filled(tt.objects...))
 			tt.want.Addr = addr
-			if diff := gocmp.Diff([]plan.Address{tt.want}, st.Snapshot.Addresses, sameAddr); diff != "" {
+			if diff := gocmp.Diff([]plan.Address{tt.want}, st.Addresses, sameAddr); diff != "" {
 				t.Errorf("address (-want +got):\n%s", diff)
 			}
 			tt.record.Name, tt.record.ResourceVersion = "192.0.2.1", "1"
@@ -255,10 +292,10 @@ func TestASliceMayGoToAnotherService(t *testing.T) {
 		t.Error("not seen as a change")
 	}
 	st := sorted(t, s)
-	if n := len(st.Snapshot.Addresses[0].Services[0].Endpoints); n != 0 {
+	if n := len(st.Addresses[0].Services[0].Endpoints); n != 0 {
 		t.Errorf("the one it left has %d endpoints", n)
 	}
-	if n := len(st.Snapshot.Addresses[1].Services[0].Endpoints); n != 1 {
+	if n := len(st.Addresses[1].Services[0].Endpoints); n != 1 {
 		t.Errorf("the one it went to has %d endpoints", n)
 	}
 }
@@ -287,21 +324,35 @@ func TestAnyOrderOfEventsEndsInTheSameState(t *testing.T) {
 		histories := map[string][]event{}
 		for range 60 {
 			var obj client.Object
-			switch rnd.IntN(4) {
+			switch rnd.IntN(7) {
 			case 0:
-				obj = node(pick("n"), func(n *corev1.Node) { n.Spec.Unschedulable = rnd.IntN(2) == 0 })
+				obj = node(pick("n"), func(n *corev1.Node) {
+					n.Spec.Unschedulable, n.Labels = rnd.IntN(2) == 0, map[string]string{"zone": pick("z")}
+				})
 			case 1:
-				obj = service(pick("s"), rnd.IntN(2) == 0)
+				svc := service(pick("s"), rnd.IntN(2) == 0)
+				svc.Labels = map[string]string{"app": pick("a")}
+				obj = svc
 			case 2:
 				s := pick("s")
 				obj = endpointSlice(s+pick("-"), s, readyOn(pick("n")), readyOn(pick("n")))
 			case 3:
 				obj = lbip(pick("192.0.2."), heldBy(pick("s")), claimed(pick("n"), rnd.Int64N(9)))
+			case 4:
+				obj = pool([]string{"lan", "wan"}[rnd.IntN(2)], map[string]string{"tier": pick("t")})
+			case 5:
+				obj = advertisement(pick("ad"), func(s *v1alpha1.L2AdvertisementSpec) {
+					s.PoolSelector = &metav1.LabelSelector{MatchLabels: map[string]string{"tier": pick("t")}}
+					s.ServiceSelector = &metav1.LabelSelector{MatchLabels: map[string]string{"app": pick("a")}}
+					s.NodeSelector = &metav1.LabelSelector{MatchLabels: map[string]string{"zone": pick("z")}}
+				})
+			case 6:
+				obj = speaker(pick("n"), func(s *v1alpha1.Speaker) { s.Status.Interfaces = []v1alpha1.Interface{{Name: pick("eth")}} })
 			}
 			key := fmt.Sprintf("%T %s", obj, obj.GetName())
 			histories[key] = append(histories[key], event{obj, rnd.IntN(4) == 0})
 		}
-		run := func() State {
+		run := func() seen {
 			s := newStore()
 			left := maps.Clone(histories)
 			for len(left) > 0 {
@@ -325,17 +376,64 @@ func TestAnyOrderOfEventsEndsInTheSameState(t *testing.T) {
 	}
 }
 
-// A state is not changed by what comes later: it is read while events come in.
-func TestAStateStays(t *testing.T) {
-	s := filled(service("web", true), endpointSlice("x", "web", readyOn("a")), lbip("192.0.2.1", heldBy("web")))
-	st, _ := s.state()
-	want := fmt.Sprintf("%+v", st)
-	change(s, endpointSlice("x", "web", readyOn("b")), false)
-	change(s, endpointSlice("y", "web", readyOn("c")), false)
-	change(s, lbip("192.0.2.1", claimed("a", 9)), false)
-	s.state()
-	if got := fmt.Sprintf("%+v", st); got != want {
-		t.Errorf("it was %s and is %s", want, got)
+// A speaker decides again about what it is told of, and about nothing else.
+func TestAStateTellsWhatChanged(t *testing.T) {
+	labelled := func(obj client.Object, labels map[string]string) client.Object {
+		obj.SetLabels(labels)
+		return obj
+	}
+	one, two := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2")
+	s := filled(node("a"), service("web", true), service("more", false), lbip("192.0.2.1", heldBy("web")), lbip("192.0.2.2", heldBy("more")), speaker("a"))
+	webOnly := advertisement("lan", func(s *v1alpha1.L2AdvertisementSpec) {
+		s.ServiceSelector = &metav1.LabelSelector{MatchLabels: map[string]string{"app": "web"}}
+		s.NodeSelector = &metav1.LabelSelector{MatchLabels: map[string]string{"zone": "1"}}
+	})
+	type edit struct {
+		obj  client.Object
+		gone bool
+	}
+	for _, tt := range []struct {
+		name            string
+		do              []edit
+		changed, gone   []netip.Addr
+		nodes, speakers bool
+	}{
+		{name: "the first is all", changed: []netip.Addr{one, two}, nodes: true, speakers: true},
+		{name: "nothing"},
+		{name: "endpoints", do: []edit{{obj: endpointSlice("x", "web", readyOn("a"))}}, changed: []netip.Addr{one}},
+		{name: "two events of one address", do: []edit{{obj: lbip("192.0.2.2", claimed("a", 1))}, {obj: lbip("192.0.2.2", heldBy("more"), claimed("a", 2))}}, changed: []netip.Addr{two}},
+		{name: "a cordon", do: []edit{{obj: node("a", func(n *corev1.Node) { n.Spec.Unschedulable = true })}}, nodes: true},
+		{name: "labels that nothing selects by", do: []edit{{obj: labelled(node("a"), map[string]string{"zone": "1"})}}, nodes: true},
+		{name: "the MAC of an interface", do: []edit{{obj: speaker("a", func(s *v1alpha1.Speaker) { s.Status.Interfaces = []v1alpha1.Interface{{Name: "eth0"}} })}}, nodes: true, speakers: true},
+		{name: "a carrier", do: []edit{{obj: speaker("a", func(s *v1alpha1.Speaker) { s.Status.Interfaces = []v1alpha1.Interface{{Name: "eth0", Up: true}} })}}, speakers: true},
+		{name: "an advertisement", do: []edit{{obj: webOnly}}, changed: []netip.Addr{one, two}},
+		{name: "a Service's labels", do: []edit{{obj: labelled(service("web", true), map[string]string{"app": "web"})}}, changed: []netip.Addr{one}},
+		{name: "a label that decides nothing", do: []edit{{obj: labelled(node("a"), map[string]string{"zone": "1", "rack": "2"})}}, nodes: true},
+		{name: "a label that is selected by", do: []edit{{obj: labelled(node("a"), map[string]string{"zone": "2"})}}, changed: []netip.Addr{one, two}, nodes: true},
+		{name: "an address that goes", do: []edit{{obj: lbip("192.0.2.2"), gone: true}}, gone: []netip.Addr{two}},
+		{name: "one that comes and goes", do: []edit{{obj: lbip("192.0.2.3")}, {obj: lbip("192.0.2.3"), gone: true}}},
+		{name: "one that goes and comes", do: []edit{{obj: lbip("192.0.2.1"), gone: true}, {obj: lbip("192.0.2.1", heldBy("web"))}}, changed: []netip.Addr{one}},
+	} {
+		for _, c := range tt.do {
+			change(s, c.obj, c.gone)
+		}
+		st, _ := s.state()
+		slices.SortFunc(st.Changed, netip.Addr.Compare)
+		if !slices.Equal(st.Changed, tt.changed) || !slices.Equal(st.Gone, tt.gone) || st.NodesChanged != tt.nodes || st.SpeakersChanged != tt.speakers {
+			t.Errorf("%s: changed %v, gone %v, nodes %v, speakers %v", tt.name, st.Changed, st.Gone, st.NodesChanged, st.SpeakersChanged)
+		}
+	}
+}
+
+func TestTheClusterHasAName(t *testing.T) {
+	api := service("kubernetes", false)
+	api.UID = "1234"
+	s := filled()
+	if !change(s, api, false) || change(s, api, false) {
+		t.Error("it is told once")
+	}
+	if st, _ := s.state(); st.Cluster != "1234" {
+		t.Errorf("it is %q", st.Cluster)
 	}
 }
 
