@@ -92,10 +92,10 @@ func readAdvertisement(obj *v1alpha1.L2Advertisement, nodes map[string]labels.Se
 	return ad
 }
 
-// SelectsPool tells whether it says anything about a pool's addresses. A pool
-// that is gone has no labels.
-func (ad *Advertisement) SelectsPool(name string, set labels.Set) bool {
-	return ad.allPools || slices.Contains(ad.pools, name) || ad.labelled.Matches(set)
+// SelectsPool tells whether an advertisement says anything about a pool's
+// addresses. A pool that is gone has no labels.
+func (a *Advertising) SelectsPool(ad *Advertisement, name string) bool {
+	return ad.allPools || slices.Contains(ad.pools, name) || ad.labelled.Matches(a.pools[name])
 }
 
 // Equal tells whether two say the same of every address.
@@ -116,11 +116,6 @@ func (a *Advertising) Equal(b *Advertising) bool {
 // All returns the advertisements, by name.
 func (a *Advertising) All() []Advertisement { return a.ads }
 
-// BySelector tells whether a change of a Service's labels can make a difference.
-func (a *Advertising) BySelector() bool {
-	return slices.ContainsFunc(a.ads, func(ad Advertisement) bool { return ad.spec.ServiceSelector != nil })
-}
-
 // Scope returns where an address of the pool may be announced that Services
 // with these labels hold; nil if no advertisement selects the pool. An
 // advertisement selects the address if it selects its pool and at least one of
@@ -131,7 +126,7 @@ func (a *Advertising) Scope(pool string, services []labels.Set) *plan.Scope {
 	var selecting []plan.Advertisement
 	for i := range a.ads {
 		ad := &a.ads[i]
-		if !ad.SelectsPool(pool, a.pools[pool]) {
+		if !a.SelectsPool(ad, pool) {
 			continue
 		}
 		advertised = true

@@ -3,29 +3,38 @@
 package report
 
 import (
+	"net/netip"
 	"slices"
 
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
 	"github.com/fairlead-lb/fairlead/api/v1alpha1"
+	"github.com/fairlead-lb/fairlead/plan"
 	"github.com/fairlead-lb/fairlead/speaker/link"
 )
 
-// interfaces returns what a Speaker tells of the links, those with a gateway
-// first.
+// interfaces returns what a Speaker tells of the links: first those with a
+// gateway, last those that only advertisements name.
 //
 // A link that does no ARP announces nothing. kube-proxy's dummy in IPVS mode is
 // one, with the address of every Service on it. A link that has only addresses
 // that are a network of their own, and leads to no gateway, can announce
-// nothing either: some pod networks have such an interface for each Pod.
-func interfaces(links []link.Link) []v1alpha1.Interface {
-	var out []v1alpha1.Interface
+// nothing either, unless an advertisement names it: some pod networks have such
+// an interface for each Pod.
+func interfaces(links []link.Link, named []plan.Patterns) []v1alpha1.Interface {
+	var leading, connected, others []v1alpha1.Interface
 	for _, l := range links {
-		listed := l.ARP && len(l.Gateways) > 0
-		i := v1alpha1.Interface{Name: l.Name, MAC: l.MAC.String(), Up: l.Up}
+		if !l.ARP {
+			continue
+		}
+		i := v1alpha1.Interface{Name: l.Name, MAC: l.MAC.String(), Up: l.Up, IPv6: l.NDP}
+		onNetwork := false
 		for _, p := range l.Prefixes {
-			if p.Addr().Is6() && p.Addr().IsLinkLocalUnicast() {
+			if isLinkLocal(p.Addr()) {
 				continue
 			}
-			listed = listed || l.ARP && !p.IsSingleIP()
+			onNetwork = onNetwork || !p.IsSingleIP()
 			if len(i.Addresses) < v1alpha1.MaxInterfaceAddresses {
 				i.Addresses = append(i.Addresses, v1alpha1.InterfaceAddress(p.String()))
 			}
@@ -33,19 +42,54 @@ func interfaces(links []link.Link) []v1alpha1.Interface {
 		for _, gw := range l.Gateways[:min(len(l.Gateways), v1alpha1.MaxInterfaceGateways)] {
 			i.Gateways = append(i.Gateways, v1alpha1.Gateway(gw.String()))
 		}
-		if listed {
-			out = append(out, i)
+		switch {
+		case len(l.Gateways) > 0:
+			leading = append(leading, i)
+		case onNetwork:
+			connected = append(connected, i)
+		case slices.ContainsFunc(named, func(p plan.Patterns) bool { return p.Names(l.Name) }):
+			others = append(others, i)
 		}
 	}
-	slices.SortStableFunc(out, func(a, b v1alpha1.Interface) int {
-		return min(len(b.Gateways), 1) - min(len(a.Gateways), 1)
-	})
+	out := slices.Concat(leading, connected, others)
 	return out[:min(len(out), v1alpha1.MaxSpeakerInterfaces)]
 }
 
-// flipped tells whether an interface is up that was down, or the reverse.
-func flipped(before, after []v1alpha1.Interface) bool {
-	return slices.ContainsFunc(after, func(a v1alpha1.Interface) bool {
-		return slices.ContainsFunc(before, func(b v1alpha1.Interface) bool { return a.Name == b.Name && a.Up != b.Up })
+// endpoints returns where the node is reached on those of the links that it
+// tells of: the first IPv4 address of each and the first link-local IPv6 one,
+// which a host has whatever else it has.
+func endpoints(links []link.Link, told []v1alpha1.Interface) []v1alpha1.Endpoint {
+	var out []v1alpha1.Endpoint
+	for _, i := range told {
+		at := slices.IndexFunc(links, func(l link.Link) bool { return l.Name == i.Name })
+		var have4, have6 bool
+		for _, p := range links[at].Prefixes {
+			addr := p.Addr()
+			switch {
+			case addr.Is4() && !have4:
+				have4 = true
+			case isLinkLocal(addr) && !have6:
+				have6 = true
+			default:
+				continue
+			}
+			if len(out) < v1alpha1.MaxSpeakerEndpoints {
+				out = append(out, v1alpha1.Endpoint{Interface: i.Name, Address: addr.String()})
+			}
+		}
+	}
+	return out
+}
+
+func isLinkLocal(addr netip.Addr) bool { return addr.Is6() && addr.IsLinkLocalUnicast() }
+
+// flipped tells whether an interface is up that was down, or a condition true
+// that was not, or the reverse.
+func flipped(before, after *v1alpha1.Speaker) bool {
+	return slices.ContainsFunc(after.Status.Interfaces, func(a v1alpha1.Interface) bool {
+		return slices.ContainsFunc(before.Status.Interfaces, func(b v1alpha1.Interface) bool { return a.Name == b.Name && a.Up != b.Up })
+	}) || slices.ContainsFunc(after.Status.Conditions, func(a metav1.Condition) bool {
+		b := meta.FindStatusCondition(before.Status.Conditions, a.Type)
+		return b == nil || b.Status != a.Status
 	})
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/fairlead-lb/fairlead/api/v1alpha1"
+	"github.com/fairlead-lb/fairlead/plan"
 	"github.com/fairlead-lb/fairlead/speaker/link"
 )
 
@@ -41,10 +42,12 @@ func leadsTo(gateways ...string) func(*link.Link) {
 
 func noARP(l *link.Link) { l.ARP = false }
 func down(l *link.Link)  { l.Up = false }
+func ndp(l *link.Link)   { l.NDP = true }
 
 func TestInterfaces(t *testing.T) {
 	for name, tt := range map[string]struct {
 		links []link.Link
+		named []plan.Patterns
 		want  []v1alpha1.Interface
 	}{
 		"an interface on networks of both families": {
@@ -77,10 +80,19 @@ func TestInterfaces(t *testing.T) {
 		"those without ARP are left out": {
 			links: []link.Link{ether("kube-ipvs0", has("10.96.0.1/32", "192.0.2.77/32"), noARP), ether("tun0", has("10.8.0.1/24"), leadsTo("10.8.0.2"), noARP)},
 		},
-		"there is none": {},
+		"an advertisement names what is on no network, and it comes last": {
+			links: []link.Link{ether("veth1", has("10.244.0.1/32")), ether("bond1.7"), ether("bond1.8"), ether("eth0", has("192.0.2.10/24"), ndp)},
+			named: []plan.Patterns{{"!eth0"}, {"bond1.*", "!bond1.8"}},
+			want: []v1alpha1.Interface{
+				{Name: "eth0", MAC: mac, Up: true, IPv6: true, Addresses: []v1alpha1.InterfaceAddress{"192.0.2.10/24"}},
+				{Name: "bond1.7", MAC: mac, Up: true},
+			},
+		},
+		"an advertisement can't make one do ARP": {links: []link.Link{ether("tun0", noARP)}, named: []plan.Patterns{{"*"}}},
+		"there is none":                          {},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if diff := cmp.Diff(tt.want, interfaces(tt.links)); diff != "" {
+			if diff := cmp.Diff(tt.want, interfaces(tt.links, tt.named)); diff != "" {
 				t.Errorf("interfaces (-want +got):\n%s", diff)
 			}
 		})
@@ -100,8 +112,21 @@ func TestInterfacesFitIntoTheirLists(t *testing.T) {
 		}
 		links = append(links, l)
 	}
-	got := interfaces(links)
+	got := interfaces(links, nil)
 	if len(got) != v1alpha1.MaxSpeakerInterfaces || len(got[0].Addresses) != v1alpha1.MaxInterfaceAddresses || len(got[0].Gateways) != v1alpha1.MaxInterfaceGateways {
 		t.Errorf("%d interfaces, %d addresses, %d gateways", len(got), len(got[0].Addresses), len(got[0].Gateways))
+	}
+}
+
+func TestEndpoints(t *testing.T) {
+	links := []link.Link{
+		ether("eth0", has("192.0.2.10/24", "192.0.2.11/24", "2001:db8::a/64", "fe80::1/64", "fe80::2/64"), leadsTo("192.0.2.1")),
+		ether("eth1", has("2001:db8:1::a/64")),
+		ether("eth2", has("198.51.100.10/24"), down),
+		ether("veth1", has("10.244.0.1/32", "fe80::3/64")),
+	}
+	want := []v1alpha1.Endpoint{{Interface: "eth0", Address: "192.0.2.10"}, {Interface: "eth0", Address: "fe80::1"}, {Interface: "eth2", Address: "198.51.100.10"}}
+	if diff := cmp.Diff(want, endpoints(links, interfaces(links, nil))); diff != "" {
+		t.Errorf("endpoints (-want +got):\n%s", diff)
 	}
 }

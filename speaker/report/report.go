@@ -7,11 +7,13 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/go-logr/logr"
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -26,7 +28,7 @@ const (
 	// the next try.
 	minInterval = 10 * time.Second
 	// flipInterval is between two writes if an interface went up or down, which
-	// decides whether the node is given addresses.
+	// decides whether the node is given addresses, or a condition changed.
 	flipInterval = time.Second
 	// writeTimeout ends a write that hangs.
 	writeTimeout = 10 * time.Second
@@ -50,33 +52,46 @@ var _ Self = &source.Self{}
 
 // Reporter writes the Speaker of a node.
 type Reporter struct {
-	log   logr.Logger
-	node  string
-	self  Self
-	api   Writer
-	links chan []link.Link
+	log        logr.Logger
+	node       string
+	self       Self
+	api        Writer
+	links      chan []link.Link
+	conditions chan []metav1.Condition
 }
 
 // New returns a Reporter that does nothing before Run.
 func New(log logr.Logger, node string, self Self, api Writer) *Reporter {
-	return &Reporter{log: log, node: node, self: self, api: api, links: make(chan []link.Link, 1)}
+	return &Reporter{
+		log: log, node: node, self: self, api: api,
+		links: make(chan []link.Link, 1), conditions: make(chan []metav1.Condition, 1),
+	}
 }
 
 // SetLinks tells the node's interfaces. It doesn't wait, and only the last
 // state counts. Nothing is written before it was called. One goroutine at a
 // time may call it.
-func (r *Reporter) SetLinks(links []link.Link) {
+func (r *Reporter) SetLinks(links []link.Link) { replace(r.links, links) }
+
+// SetConditions tells the conditions that the node is in; when each became so
+// the Reporter knows. Conditions of other types stay as they are. It is called
+// as SetLinks is, by another goroutine if need be.
+func (r *Reporter) SetConditions(conditions []metav1.Condition) { replace(r.conditions, conditions) }
+
+// replace leaves a value in a channel that has room for one.
+func replace[T any](c chan T, value T) {
 	select {
-	case <-r.links:
+	case <-c:
 	default:
 	}
-	r.links <- links
+	c <- value
 }
 
 // Run writes, whenever the API server has something else than what is so,
 // until ctx is done, and returns nil then. Without a Node there is no Speaker.
 func (r *Reporter) Run(ctx context.Context) error {
-	var want []v1alpha1.Interface
+	var links []link.Link
+	var conditions []metav1.Condition
 	var known, failing bool
 	var last time.Time // write
 	var due <-chan time.Time
@@ -84,19 +99,23 @@ func (r *Reporter) Run(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
-		case links := <-r.links:
-			want, known = interfaces(links), true
+		case links = <-r.links:
+			known = true
+		case conditions = <-r.conditions:
 		case <-r.self.Changed():
 		case <-due:
 		}
 		due = nil
 		own, ok := r.self.Own()
-		if !known || !ok || own.NodeUID == "" ||
-			own.Speaker != nil && equality.Semantic.DeepEqual(own.Speaker.Status.Interfaces, want) {
+		if !known || !ok || own.NodeUID == "" {
+			continue
+		}
+		want := desired(own, links, conditions)
+		if own.Speaker != nil && sameSpec(own.Speaker, want) && sameStatus(own.Speaker, want) {
 			continue
 		}
 		interval := minInterval
-		if own.Speaker != nil && !failing && flipped(own.Speaker.Status.Interfaces, want) {
+		if own.Speaker != nil && !failing && flipped(own.Speaker, want) {
 			interval = flipInterval
 		}
 		if wait := time.Until(last.Add(interval)); wait > 0 {
@@ -117,23 +136,64 @@ func (r *Reporter) Run(ctx context.Context) error {
 	}
 }
 
-// write makes the Speaker if there is none, and sets its interfaces.
-func (r *Reporter) write(ctx context.Context, own source.Own, want []v1alpha1.Interface) error {
+// desired returns the Speaker as it should be.
+func desired(own source.Own, links []link.Link, conditions []metav1.Condition) *v1alpha1.Speaker {
+	want := &v1alpha1.Speaker{}
+	want.Status.Interfaces = interfaces(links, own.Interfaces)
+	want.Spec.Endpoints = endpoints(links, want.Status.Interfaces)
+	if own.Speaker != nil {
+		want.Status.Conditions = slices.Clone(own.Speaker.Status.Conditions)
+	}
+	for _, c := range conditions {
+		meta.SetStatusCondition(&want.Status.Conditions, c)
+	}
+	return want
+}
+
+func sameSpec(a, b *v1alpha1.Speaker) bool { return equality.Semantic.DeepEqual(a.Spec, b.Spec) }
+
+func sameStatus(a, b *v1alpha1.Speaker) bool { return equality.Semantic.DeepEqual(a.Status, b.Status) }
+
+// write makes the Speaker if there is none, and sets of it what is not so.
+func (r *Reporter) write(ctx context.Context, own source.Own, want *v1alpha1.Speaker) error {
 	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
 	defer cancel()
-	obj := &v1alpha1.Speaker{ObjectMeta: metav1.ObjectMeta{Name: r.node}}
+	obj := &v1alpha1.Speaker{ObjectMeta: metav1.ObjectMeta{Name: r.node}, Spec: want.Spec}
+	speced := own.Speaker != nil && sameSpec(own.Speaker, want)
 	if own.Speaker == nil {
 		obj.OwnerReferences = []metav1.OwnerReference{{APIVersion: "v1", Kind: "Node", Name: r.node, UID: own.NodeUID}}
-		if err := r.api.Create(ctx, obj); err != nil && !apierrors.IsAlreadyExists(err) {
+		err := r.api.Create(ctx, obj)
+		if err != nil && !apierrors.IsAlreadyExists(err) {
 			return fmt.Errorf("create Speaker %s: %w", r.node, err)
 		}
+		speced = err == nil
 	}
-	patch, err := json.Marshal(map[string]any{"status": map[string]any{"interfaces": want}})
-	if err != nil {
-		return fmt.Errorf("encode Speaker %s: %w", r.node, err)
+	if !speced {
+		if err := r.patch(ctx, map[string]any{"spec": map[string]any{"endpoints": want.Spec.Endpoints}}, r.api.Patch); err != nil {
+			return fmt.Errorf("patch Speaker %s: %w", r.node, err)
+		}
 	}
-	if err := r.api.Status().Patch(ctx, obj, client.RawPatch(types.MergePatchType, patch)); err != nil {
+	if own.Speaker != nil && sameStatus(own.Speaker, want) {
+		return nil
+	}
+	status := map[string]any{"interfaces": want.Status.Interfaces}
+	if len(want.Status.Conditions) > 0 {
+		status["conditions"] = want.Status.Conditions
+	}
+	setStatus := func(ctx context.Context, obj client.Object, patch client.Patch, _ ...client.PatchOption) error {
+		return r.api.Status().Patch(ctx, obj, patch)
+	}
+	if err := r.patch(ctx, map[string]any{"status": status}, setStatus); err != nil {
 		return fmt.Errorf("patch status of Speaker %s: %w", r.node, err)
 	}
 	return nil
+}
+
+// patch changes parts of the Speaker.
+func (r *Reporter) patch(ctx context.Context, part map[string]any, do func(context.Context, client.Object, client.Patch, ...client.PatchOption) error) error {
+	patch, err := json.Marshal(part)
+	if err != nil {
+		return err
+	}
+	return do(ctx, &v1alpha1.Speaker{ObjectMeta: metav1.ObjectMeta{Name: r.node}}, client.RawPatch(types.MergePatchType, patch))
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/go-logr/logr/funcr"
 	"github.com/google/go-cmp/cmp"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -20,6 +21,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 
 	"github.com/fairlead-lb/fairlead/api/v1alpha1"
+	"github.com/fairlead-lb/fairlead/plan"
 	"github.com/fairlead-lb/fairlead/speaker/link"
 	"github.com/fairlead-lb/fairlead/speaker/source"
 )
@@ -60,6 +62,12 @@ func bubble(t *testing.T, speaker *v1alpha1.Speaker, test func(w *world)) {
 					return err
 				}
 				return c.Create(ctx, obj, opts...)
+			},
+			Patch: func(ctx context.Context, c client.WithWatch, obj client.Object, patch client.Patch, opts ...client.PatchOption) error {
+				if err := w.write("spec"); err != nil {
+					return err
+				}
+				return c.Patch(ctx, obj, patch, opts...)
 			},
 			SubResourcePatch: func(ctx context.Context, c client.Client, sub string, obj client.Object, patch client.Patch, opts ...client.SubResourcePatchOption) error {
 				if err := w.write("patch"); err != nil {
@@ -138,7 +146,9 @@ func (w *world) wantWrites(want ...string) {
 func (w *world) wantAddress(want v1alpha1.InterfaceAddress) {
 	w.t.Helper()
 	synctest.Wait()
-	if s := w.stored(); s == nil || len(s.Status.Interfaces) != 1 || s.Status.Interfaces[0].Addresses[0] != want {
+	ip, _, _ := strings.Cut(string(want), "/")
+	if s := w.stored(); s == nil || len(s.Status.Interfaces) != 1 || s.Status.Interfaces[0].Addresses[0] != want ||
+		len(s.Spec.Endpoints) != 1 || s.Spec.Endpoints[0].Address != ip {
 		w.t.Errorf("stored is %+v, want %s", s, want)
 	}
 }
@@ -147,8 +157,10 @@ func at(address string) []link.Link { return []link.Link{ether("eth0", has(addre
 
 // with is a Speaker that tells of one address.
 func with(address v1alpha1.InterfaceAddress) *v1alpha1.Speaker {
+	ip, _, _ := strings.Cut(string(address), "/")
 	return &v1alpha1.Speaker{
 		ObjectMeta: metav1.ObjectMeta{Name: "a"},
+		Spec:       v1alpha1.SpeakerSpec{Endpoints: []v1alpha1.Endpoint{{Interface: "eth0", Address: ip}}},
 		Status: v1alpha1.SpeakerStatus{
 			Interfaces: []v1alpha1.Interface{{Name: "eth0", MAC: mac, Up: true, Addresses: []v1alpha1.InterfaceAddress{address}}},
 			Conditions: []metav1.Condition{{Type: "Other"}},
@@ -210,7 +222,7 @@ func TestManyChangesAreFewWrites(t *testing.T) {
 		if len(w.stored().Status.Conditions) != 1 {
 			t.Error("the conditions are gone")
 		}
-		w.wantWrites("patch at 0s", "patch at 10s")
+		w.wantWrites("spec at 0s", "patch at 0s", "spec at 10s", "patch at 10s")
 	})
 }
 
@@ -242,7 +254,7 @@ func TestWhatChangedBackIsNotWritten(t *testing.T) {
 		time.Sleep(time.Second)
 		w.SetLinks(at("192.0.2.2/24"))
 		time.Sleep(time.Hour)
-		w.wantWrites("patch at 0s")
+		w.wantWrites("spec at 0s", "patch at 0s")
 	})
 }
 
@@ -257,7 +269,7 @@ func TestALaggingViewIsCorrectedOnceItCatchesUp(t *testing.T) {
 		w.wantAddress("192.0.2.2/24")
 		w.sync()
 		w.wantAddress("192.0.2.1/24")
-		w.wantWrites("patch at 0s", "patch at 1m0s")
+		w.wantWrites("spec at 0s", "patch at 0s", "spec at 1m0s", "patch at 1m0s")
 	})
 }
 
@@ -271,6 +283,10 @@ func TestASpeakerThatSomebodyEditedHeals(t *testing.T) {
 		if err := w.api.Status().Update(context.Background(), s); err != nil {
 			t.Fatal(err)
 		}
+		s.Spec.Endpoints = nil
+		if err := w.api.Update(context.Background(), s); err != nil {
+			t.Fatal(err)
+		}
 		w.sync()
 		w.wantAddress("192.0.2.1/24")
 		if err := w.api.Delete(context.Background(), w.stored()); err != nil {
@@ -279,7 +295,7 @@ func TestASpeakerThatSomebodyEditedHeals(t *testing.T) {
 		w.sync()
 		time.Sleep(minInterval)
 		w.wantAddress("192.0.2.1/24")
-		w.wantWrites("patch at 1m0s", "create at 1m10s", "patch at 1m10s")
+		w.wantWrites("spec at 1m0s", "patch at 1m0s", "create at 1m10s", "patch at 1m10s")
 	})
 }
 
@@ -324,5 +340,44 @@ func TestAFailedWriteIsTriedAgain(t *testing.T) {
 		if len(w.logged) != 2 || !strings.Contains(w.logged[0], "connection refused") || !strings.Contains(w.logged[1], "again") {
 			t.Errorf("logged %q", w.logged)
 		}
+	})
+}
+
+func TestAConditionThatFlipsIsToldSooner(t *testing.T) {
+	bubble(t, with("192.0.2.1/24"), func(w *world) {
+		w.sync()
+		w.SetLinks(at("192.0.2.1/24"))
+		mesh := func(status metav1.ConditionStatus, message string) {
+			w.SetConditions([]metav1.Condition{{Type: "Mesh", Status: status, Reason: "Heard", Message: message}})
+			time.Sleep(400 * time.Millisecond)
+			w.sync()
+		}
+		mesh(metav1.ConditionTrue, "all")  // at once: it is the first
+		mesh(metav1.ConditionFalse, "one") // after 1s
+		mesh(metav1.ConditionFalse, "one")
+		mesh(metav1.ConditionFalse, "one")
+		mesh(metav1.ConditionFalse, "two") // after 10s: only the message is another
+		time.Sleep(time.Hour)
+		w.sync()
+		time.Sleep(time.Hour)
+		conditions := w.stored().Status.Conditions
+		c := meta.FindStatusCondition(conditions, "Mesh")
+		if len(conditions) != 2 || c == nil || c.Message != "two" || !c.LastTransitionTime.Time.Equal(w.start.Add(time.Second)) {
+			t.Errorf("conditions %+v", conditions)
+		}
+		w.wantWrites("patch at 0s", "patch at 1s", "patch at 11s")
+	})
+}
+
+func TestAnInterfaceThatAnAdvertisementNamesIsTold(t *testing.T) {
+	bubble(t, with("192.0.2.1/24"), func(w *world) {
+		w.sync()
+		w.SetLinks(append(at("192.0.2.1/24"), ether("service0")))
+		w.set(func() { w.own.Interfaces = []plan.Patterns{{"service*"}} })
+		synctest.Wait()
+		if got := w.stored().Status.Interfaces; len(got) != 2 || got[1].Name != "service0" {
+			t.Errorf("interfaces %+v", got)
+		}
+		w.wantWrites("patch at 0s")
 	})
 }

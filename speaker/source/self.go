@@ -4,6 +4,8 @@ package source
 
 import (
 	"context"
+	"maps"
+	"slices"
 	"sync"
 
 	corev1 "k8s.io/api/core/v1"
@@ -11,6 +13,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 
 	"github.com/fairlead-lb/fairlead/api/v1alpha1"
+	"github.com/fairlead-lb/fairlead/plan"
 )
 
 // Own are the objects of the node itself. Nobody changes them.
@@ -19,9 +22,11 @@ type Own struct {
 	NodeUID types.UID
 	// Speaker is nil while there is none.
 	Speaker *v1alpha1.Speaker
+	// Interfaces are the patterns of all L2Advertisements.
+	Interfaces []plan.Patterns
 }
 
-// Self follows the objects of one node. It is apart from Source so that
+// Self follows the objects of one node, and what concerns its interfaces. It is apart from Source so that
 // announcing never waits for them.
 type Self struct {
 	informers cache.Informers
@@ -31,12 +36,13 @@ type Self struct {
 	mu     sync.Mutex
 	synced bool
 	own    Own
+	ads    map[string]plan.Patterns
 }
 
 // NewSelf returns a Self on a cache made with CacheOptions, which the caller
 // starts.
 func NewSelf(informers cache.Informers, node string) *Self {
-	return &Self{informers: informers, node: node, changed: make(chan struct{}, 1)}
+	return &Self{informers: informers, node: node, changed: make(chan struct{}, 1), ads: map[string]plan.Patterns{}}
 }
 
 // Changed returns a channel that has a value after Own changed, the first time
@@ -56,6 +62,7 @@ func (s *Self) Run(ctx context.Context) error {
 	synced, err := follow(ctx, s.informers, func() { signal(s.changed) }, []handler{
 		{&corev1.Node{}, onObject(s.setNode)},
 		{&v1alpha1.Speaker{}, onObject(s.setSpeaker)},
+		{&v1alpha1.L2Advertisement{}, onObject(s.setAdvertisement)},
 	})
 	if err != nil {
 		return err
@@ -97,5 +104,24 @@ func (s *Self) setSpeaker(old, speaker *v1alpha1.Speaker) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.own.Speaker = speaker
+	return s.synced
+}
+
+func (s *Self) setAdvertisement(old, ad *v1alpha1.L2Advertisement) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if ad == nil {
+		delete(s.ads, old.Name)
+	} else {
+		var patterns plan.Patterns
+		for _, p := range ad.Spec.Interfaces {
+			patterns = append(patterns, string(p))
+		}
+		if was, ok := s.ads[ad.Name]; ok && slices.Equal(was, patterns) {
+			return false
+		}
+		s.ads[ad.Name] = patterns
+	}
+	s.own.Interfaces = slices.Collect(maps.Values(s.ads))
 	return s.synced
 }

@@ -94,6 +94,16 @@ var _ = Describe("A speaker's rights", onLab, func() {
 		forbidden(tell(speaker, "node2"), "a speaker may write only the Speaker of its own node, which is node1")
 		forbidden(tell(actingAs(ctx, cluster.Speaker, ""), "node1"), "must be bound to its node")
 		Expect(tell(speaker, "node1")).To(Succeed())
+
+		reach := func(as client.Client, node string) error {
+			GinkgoHelper()
+			speaker := toldOf(ctx, node)
+			base := speaker.DeepCopy()
+			speaker.Spec.Endpoints = []v1alpha1.Endpoint{{Interface: "eth0", Address: "192.0.2.1"}}
+			return as.Patch(ctx, speaker, client.MergeFrom(base), client.DryRunAll)
+		}
+		forbidden(reach(speaker, "node2"), "a speaker may write only the Speaker of its own node, which is node1")
+		Expect(reach(speaker, "node1")).To(Succeed())
 	})
 
 	It("are to make the Speaker of its own node, as that Node's", func(ctx SpecContext) {
@@ -127,7 +137,7 @@ var _ = Describe("A speaker's rights", onLab, func() {
 		forbidden(speaker.List(ctx, &corev1.SecretList{}), "cannot list")
 		own := &v1alpha1.Speaker{ObjectMeta: metav1.ObjectMeta{Name: "node1"}}
 		forbidden(speaker.Delete(ctx, own), "cannot delete")
-		forbidden(speaker.Patch(ctx, own, client.RawPatch(types.MergePatchType, []byte(`{"metadata":{"ownerReferences":null}}`))), "cannot patch")
+		forbidden(speaker.Patch(ctx, own, client.RawPatch(types.MergePatchType, []byte(`{"metadata":{"ownerReferences":null}}`))), "must be owned by its Node alone")
 		svc := s.addService(ctx, "web")
 		svc.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: s.v4(9).String()}}
 		forbidden(speaker.Status().Update(ctx, svc), "cannot update")
