@@ -39,10 +39,11 @@ func (c *Controller) reconcileAddress(ctx context.Context, req reconcile.Request
 	case obj == nil:
 		return reconcile.Result{}, nil
 	case len(obj.Spec.Services) > 0:
-		if err := c.place(ctx, addr); err != nil {
+		wait, err := c.place(ctx, addr)
+		if err != nil {
 			return reconcile.Result{}, fmt.Errorf("propose an owner: %w", err)
 		}
-		return reconcile.Result{}, c.checkPool(ctx, addr, obj)
+		return reconcile.Result{RequeueAfter: wait}, c.checkPool(ctx, addr, obj)
 	case obj.Spec.ReservedFor != nil:
 		return reconcile.Result{}, c.checkPool(ctx, addr, obj)
 	}
@@ -64,51 +65,6 @@ func (c *Controller) reconcileAddress(ctx context.Context, req reconcile.Request
 	c.ledger.mu.Unlock()
 	_, err = c.remove(ctx, addr, w)
 	return reconcile.Result{}, err
-}
-
-// place proposes an owner if neither the claimant nor the one proposed may own
-// the address any longer.
-func (c *Controller) place(ctx context.Context, addr netip.Addr) error {
-	for {
-		w, busy := c.decidePlace(ctx, addr)
-		switch {
-		case busy != nil:
-			// Its event may have come before its answer: this may be the last
-			// look at what led here, such as a Local Service's first endpoint.
-			select {
-			case <-busy:
-				continue
-			case <-ctx.Done():
-				return ctx.Err()
-			}
-		case w == nil:
-			return nil
-		}
-		// Whoever was faster is in the ledger now, and comes back here as an event.
-		_, err := c.store(ctx, w)
-		return err
-	}
-}
-
-// decidePlace returns the write that proposes another owner, nil if there is
-// none to propose, or what to wait for.
-func (c *Controller) decidePlace(ctx context.Context, addr netip.Addr) (w *write, busy <-chan struct{}) {
-	l := c.ledger
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if w := l.intended[addr]; w != nil {
-		return nil, w.done
-	}
-	known := l.objects[addr]
-	if known == nil {
-		return nil, nil
-	}
-	w = &write{object: known.DeepCopy(), done: make(chan struct{})}
-	if !c.proposeLocked(ctx, w.object, addr) {
-		return nil, nil
-	}
-	l.intendLocked(addr, w)
-	return w, nil
 }
 
 // checkPool keeps the PoolMismatch condition. It is absent as long as the pool

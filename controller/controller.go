@@ -25,7 +25,6 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/fairlead-lb/fairlead/api/v1alpha1"
-	"github.com/fairlead-lb/fairlead/plan"
 )
 
 // Options of a Controller.
@@ -62,9 +61,10 @@ type Controller struct {
 
 	ledger *ledger
 	pools  *pools
-	nodes  atomic.Pointer[[]plan.Node]
-	// avoided is what the ledger was told last; one goroutine at a time reads
-	// nodes.
+	// started is when it began to lead. One goroutine at a time reads the
+	// terrain, and the nodes for avoided, which is what the ledger was told last.
+	started time.Time
+	terrain atomic.Pointer[terrain]
 	avoided avoidance
 	teller  *teller
 	// atWork counts the Services that are being worked on.
@@ -84,7 +84,7 @@ type queue = workqueue.TypedRateLimitingInterface[reconcile.Request]
 // Keys of the config queue.
 const (
 	poolsChanged  = "pools"
-	nodesChanged  = "nodes"
+	nodesChanged  = "nodes" // or what advertisements make of them
 	somethingFree = "free addresses"
 )
 
@@ -154,7 +154,7 @@ func (c *Controller) Ready(*http.Request) error {
 func watched() []client.Object {
 	return []client.Object{
 		&corev1.Service{}, &corev1.Namespace{}, &corev1.Node{}, &discoveryv1.EndpointSlice{},
-		&v1alpha1.LoadBalancerIPPool{}, &v1alpha1.LoadBalancerIP{}, &v1alpha1.Speaker{},
+		&v1alpha1.LoadBalancerIPPool{}, &v1alpha1.LoadBalancerIP{}, &v1alpha1.Speaker{}, &v1alpha1.L2Advertisement{},
 	}
 }
 
@@ -183,6 +183,8 @@ func (c *Controller) Start(ctx context.Context) error {
 	if err := c.catchUp(ctx); err != nil {
 		return fmt.Errorf("read what is no longer held: %w", err)
 	}
+	// Nodes of which no speaker has told by then rank last.
+	c.config.AddAfter(request(nodesChanged), settleTime)
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return c.teller.run(ctx) })
 	for _, r := range []struct {
@@ -220,7 +222,8 @@ func (c *Controller) fill(ctx context.Context) error {
 	if _, err := c.readPools(ctx); err != nil {
 		return err
 	}
-	if _, err := c.readNodes(ctx); err != nil {
+	c.started = c.now()
+	if _, _, err := c.readTerrain(ctx); err != nil {
 		return err
 	}
 	if _, err := c.readAvoided(ctx); err != nil {
@@ -300,18 +303,19 @@ func (c *Controller) reconcileConfig(ctx context.Context, req reconcile.Request)
 	return reconcile.Result{}, nil
 }
 
-// reconcileNodes takes a change of any node or of its network.
+// reconcileNodes takes a change of any node, of its network, or of an
+// advertisement.
 func (c *Controller) reconcileNodes(ctx context.Context) error {
-	changed, err := c.readNodes(ctx)
+	changed, rescoped, err := c.readTerrain(ctx)
 	if err != nil {
 		return err
 	}
 	if changed {
 		all := c.ledger.known()
 		c.enqueueAddresses(all)
-		c.enqueueUnclaimed(all)
+		c.enqueueHolders(all, rescoped)
 	}
-	return c.reconcileAvoided(ctx)
+	return errors.Join(c.reconcileAvoided(ctx), c.tellAdvertisements(ctx))
 }
 
 // namespaceLabels returns the labels that namespaceSelectors look at.

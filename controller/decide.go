@@ -270,7 +270,9 @@ func (c *Controller) bindLocked(ctx context.Context, svc *corev1.Service, want c
 	}
 	spec.Released = nil
 	spec.Holder = holderLine(spec)
-	c.proposeLocked(ctx, w.object, addr)
+	if owner, _ := c.proposeLocked(ctx, w.object, addr); owner != "" {
+		spec.Owner = owner
+	}
 	return w
 }
 

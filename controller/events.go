@@ -31,15 +31,14 @@ func (c *Controller) watch(ctx context.Context) (stop func(), err error) {
 		}
 	}
 	handlers := map[client.Object]toolscache.ResourceEventHandlerFuncs{
-		&corev1.Service{}: on(func(svc *corev1.Service) {
-			c.services.Add(reconcile.Request{NamespacedName: client.ObjectKeyFromObject(svc)})
-		}),
+		&corev1.Service{}:              c.serviceEvents(),
 		&corev1.Namespace{}:            c.namespaceEvents(),
 		&discoveryv1.EndpointSlice{}:   on(c.endpointsChanged),
 		&corev1.Node{}:                 c.nodeEvents(),
 		&v1alpha1.LoadBalancerIPPool{}: c.poolEvents(),
 		&v1alpha1.LoadBalancerIP{}:     c.addressEvents(),
 		&v1alpha1.Speaker{}:            c.speakerEvents(),
+		&v1alpha1.L2Advertisement{}:    c.advertisementEvents(),
 	}
 	for obj, handler := range handlers {
 		informer, err := c.cache.GetInformer(ctx, obj)
@@ -72,6 +71,22 @@ func deleted[T client.Object](obj any) T {
 		obj = missed.Obj
 	}
 	return obj.(T)
+}
+
+func (c *Controller) serviceEvents() toolscache.ResourceEventHandlerFuncs {
+	changed := func(svc *corev1.Service) {
+		c.services.Add(reconcile.Request{NamespacedName: client.ObjectKeyFromObject(svc)})
+	}
+	handlers := on(changed)
+	handlers.UpdateFunc = func(before, after any) {
+		b, a := before.(*corev1.Service), after.(*corev1.Service)
+		changed(a)
+		if !maps.Equal(b.Labels, a.Labels) {
+			// Other advertisements may select it now.
+			c.enqueueAddresses(c.ledger.held(client.ObjectKeyFromObject(a)))
+		}
+	}
+	return handlers
 }
 
 func (c *Controller) addressEvents() toolscache.ResourceEventHandlerFuncs {
@@ -109,7 +124,11 @@ func (c *Controller) spread(before, after *v1alpha1.LoadBalancerIP) {
 }
 
 func (c *Controller) poolEvents() toolscache.ResourceEventHandlerFuncs {
-	changed := func() { c.config.Add(request(poolsChanged)) }
+	relabelled := func() { c.config.Add(request(nodesChanged)) } // advertisements select pools
+	changed := func() {
+		c.config.Add(request(poolsChanged))
+		relabelled()
+	}
 	return toolscache.ResourceEventHandlerFuncs{
 		AddFunc: func(any) { changed() },
 		UpdateFunc: func(before, after any) {
@@ -117,6 +136,8 @@ func (c *Controller) poolEvents() toolscache.ResourceEventHandlerFuncs {
 			switch {
 			case b.Generation != a.Generation || b.UID != a.UID:
 				changed()
+			case !maps.Equal(b.Labels, a.Labels):
+				relabelled()
 			case !equality.Semantic.DeepEqual(b.Status, a.Status):
 				c.countLater(a.Name) // somebody may have edited it
 			}
@@ -131,7 +152,7 @@ func (c *Controller) nodeEvents() toolscache.ResourceEventHandlerFuncs {
 		AddFunc: func(any) { changed() },
 		UpdateFunc: func(before, after any) {
 			b, a := before.(*corev1.Node), after.(*corev1.Node)
-			if !kube.Node(b).Equal(kube.Node(a)) || !slices.Equal(b.Status.Addresses, a.Status.Addresses) {
+			if !kube.Node(b).Equal(kube.Node(a)) || !maps.Equal(b.Labels, a.Labels) || !slices.Equal(b.Status.Addresses, a.Status.Addresses) {
 				changed()
 			}
 		},
@@ -157,7 +178,7 @@ func (c *Controller) endpointsChanged(slice *discoveryv1.EndpointSlice) {
 	if c.ledger.isLocal(name) {
 		held := c.ledger.held(name)
 		c.enqueueAddresses(held)
-		c.enqueueUnclaimed(held)
+		c.enqueueHolders(held, false)
 	}
 }
 
@@ -173,11 +194,12 @@ func (c *Controller) enqueueAddresses(addrs []netip.Addr) {
 	}
 }
 
-// enqueueUnclaimed has the Services looked at again that say why no node has
-// claimed their address.
-func (c *Controller) enqueueUnclaimed(addrs []netip.Addr) {
+// enqueueHolders has the Services looked at again that say why no node has
+// claimed their address, or all, which may have to say that advertisements no
+// longer select it.
+func (c *Controller) enqueueHolders(addrs []netip.Addr, all bool) {
 	for _, addr := range addrs {
-		if obj := c.ledger.object(addr); obj != nil && obj.Status.L2 == nil {
+		if obj := c.ledger.object(addr); obj != nil && (all || obj.Status.L2 == nil) {
 			c.enqueueServices(obj)
 		}
 	}

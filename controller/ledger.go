@@ -41,8 +41,10 @@ type ledger struct {
 	// holdings are the addresses bound to a namespace/name, whatever the UID.
 	holdings map[types.NamespacedName]map[netip.Addr]struct{}
 	// counts is the number of bound addresses that a node announces or is
-	// proposed for.
-	counts map[string]int
+	// about to, and bearers is which.
+	counts  map[string]int
+	bearers map[netip.Addr]bearer
+	moves   map[netip.Addr]moves
 }
 
 // write is a spec on its way to the API server.
@@ -69,6 +71,8 @@ func newLedger() *ledger {
 		waiting:  newWaiting(),
 		holdings: map[types.NamespacedName]map[netip.Addr]struct{}{},
 		counts:   map[string]int{},
+		bearers:  map[netip.Addr]bearer{},
+		moves:    map[netip.Addr]moves{},
 	}
 }
 
@@ -274,13 +278,10 @@ func (l *ledger) reindexLocked(addr netip.Addr, before *v1alpha1.LoadBalancerIP)
 				delete(l.holdings, name)
 			}
 		}
-		if owner := ownerOf(before); owner != "" {
-			if l.counts[owner]--; l.counts[owner] == 0 {
-				delete(l.counts, owner)
-			}
-		}
 	}
+	l.countLocked(addr, before, after)
 	if after == nil {
+		delete(l.moves, addr)
 		l.alloc.Delete(addr)
 		return
 	}
@@ -291,10 +292,25 @@ func (l *ledger) reindexLocked(addr netip.Addr, before *v1alpha1.LoadBalancerIP)
 		}
 		l.holdings[name][addr] = struct{}{}
 	}
-	if owner := ownerOf(after); owner != "" {
-		l.counts[owner]++
-	}
 	l.alloc.Put(l.holdingLocked(addr, after))
+}
+
+// countLocked keeps counts.
+func (l *ledger) countLocked(addr netip.Addr, before, after *v1alpha1.LoadBalancerIP) {
+	was := l.bearers[addr]
+	is := bearerOf(before, after, was)
+	if is == was {
+		return
+	}
+	if l.counts[was.node]--; l.counts[was.node] <= 0 {
+		delete(l.counts, was.node)
+	}
+	if is == (bearer{}) {
+		delete(l.bearers, addr)
+		return
+	}
+	l.bearers[addr] = is
+	l.counts[is.node]++
 }
 
 // holdingLocked translates an object for the allocator.
@@ -398,18 +414,6 @@ func (l *ledger) known(pools ...string) []netip.Addr {
 		}
 	}
 	return addrs
-}
-
-// ownerOf returns the node that has claimed the address of a bound object, or
-// else the one proposed.
-func ownerOf(obj *v1alpha1.LoadBalancerIP) string {
-	if len(obj.Spec.Services) == 0 {
-		return ""
-	}
-	if obj.Status.L2 != nil {
-		return obj.Status.L2.Node
-	}
-	return obj.Spec.Owner
 }
 
 // newer compares resourceVersions. KEP-5504 promises that they can be, and

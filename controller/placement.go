@@ -7,9 +7,11 @@ import (
 	"context"
 	"net/netip"
 	"slices"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -29,17 +31,17 @@ func indexEndpointsByService(obj client.Object) []string {
 }
 
 // serviceOf reads what placement of an address needs to know of a Service that
-// holds it. Only for externalTrafficPolicy Local do the endpoints matter. A
+// holds it, and its labels. Only for externalTrafficPolicy Local do the endpoints matter. A
 // Service that the cache doesn't have yet asks for nothing.
-func (c *Controller) serviceOf(ctx context.Context, name types.NamespacedName, addr netip.Addr) plan.Service {
+func (c *Controller) serviceOf(ctx context.Context, name types.NamespacedName, addr netip.Addr) (plan.Service, labels.Set) {
 	s := plan.Service{Namespace: name.Namespace, Name: name.Name}
 	var svc corev1.Service
 	if err := c.client.Get(ctx, name, &svc); err != nil {
-		return s
+		return s, nil
 	}
 	s.Local = svc.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal
 	if !s.Local {
-		return s
+		return s, svc.Labels
 	}
 	family := discoveryv1.AddressTypeIPv4
 	if addr.Is6() {
@@ -47,77 +49,188 @@ func (c *Controller) serviceOf(ctx context.Context, name types.NamespacedName, a
 	}
 	var list discoveryv1.EndpointSliceList
 	if err := c.client.List(ctx, &list, client.InNamespace(name.Namespace), client.MatchingFields{endpointsByService: name.Name}); err != nil {
-		return s
+		return s, svc.Labels
 	}
 	for i := range list.Items {
 		if list.Items[i].AddressType == family {
 			s.Endpoints = append(s.Endpoints, kube.Endpoints(&list.Items[i])...)
 		}
 	}
-	return s
+	return s, svc.Labels
 }
 
-// readNodes takes the nodes from the cache. It reports whether placement could
-// differ from before.
-func (c *Controller) readNodes(ctx context.Context) (bool, error) {
+// settleTime is how long placement waits for a cluster that starts, and for the
+// speaker of a node to tell of it.
+const settleTime = time.Minute
+
+// terrain is what placement looks at beside the address. Nobody changes one.
+type terrain struct {
+	nodes       []plan.Node
+	advertising *kube.Advertising
+	// unsettled is until when nothing is placed; zero if the time is past.
+	unsettled time.Time
+}
+
+// readTerrain takes nodes and advertisements from the cache. It reports whether
+// placement could differ from before, and whether that of any address could.
+func (c *Controller) readTerrain(ctx context.Context) (changed, rescoped bool, err error) {
 	var list corev1.NodeList
-	if err := c.client.List(ctx, &list); err != nil {
-		return false, err
-	}
 	var speakers v1alpha1.SpeakerList
-	if err := c.client.List(ctx, &speakers); err != nil {
-		return false, err
+	var pools v1alpha1.LoadBalancerIPPoolList
+	var ads v1alpha1.L2AdvertisementList
+	for _, l := range []client.ObjectList{&list, &speakers, &pools, &ads} {
+		if err := c.client.List(ctx, l); err != nil {
+			return false, false, err
+		}
 	}
 	byNode := make(map[string]*v1alpha1.Speaker, len(speakers.Items))
 	for i := range speakers.Items {
 		byNode[speakers.Items[i].Name] = &speakers.Items[i]
 	}
-	nodes := make([]plan.Node, 0, len(list.Items))
+	now := &terrain{nodes: make([]plan.Node, 0, len(list.Items))}
+	known, ready := 0, 0
+	nodeLabels := make(map[string]labels.Set, len(list.Items))
 	for i := range list.Items {
 		node := kube.Node(&list.Items[i])
+		nodeLabels[node.Name] = list.Items[i].Labels
 		if speaker := byNode[node.Name]; speaker != nil {
 			kube.Tell(&node, speaker)
+			known++
+			if node.Ready {
+				ready++
+			}
+		} else if c.now().Before(c.started.Add(settleTime)) {
+			node.Mute = false // it has had no time to tell
 		}
-		nodes = append(nodes, node)
+		now.nodes = append(now.nodes, node)
 	}
-	slices.SortFunc(nodes, func(a, b plan.Node) int { return cmp.Compare(a.Name, b.Name) })
-	before := c.nodes.Swap(&nodes)
-	return before == nil || !slices.EqualFunc(*before, nodes, plan.Node.Equal), nil
+	slices.SortFunc(now.nodes, func(a, b plan.Node) int { return cmp.Compare(a.Name, b.Name) })
+	poolLabels := make(map[string]labels.Set, len(pools.Items))
+	for i := range pools.Items {
+		poolLabels[pools.Items[i].Name] = pools.Items[i].Labels
+	}
+	inUse := make([]*v1alpha1.L2Advertisement, len(ads.Items))
+	for i := range ads.Items {
+		inUse[i] = &ads.Items[i]
+	}
+	now.advertising = kube.NewAdvertising(inUse, nodeLabels, poolLabels)
+
+	before := c.terrain.Load()
+	switch {
+	case before != nil:
+		now.unsettled = before.unsettled
+	case 2*ready < known:
+		// The whole cluster starts: whoever is first up must not get all.
+		now.unsettled = c.started.Add(settleTime)
+	}
+	if ready == known {
+		now.unsettled = time.Time{}
+	}
+	rescoped = before == nil || !now.advertising.Equal(before.advertising)
+	if !rescoped {
+		now.advertising = before.advertising
+	}
+	changed = rescoped || now.unsettled != before.unsettled || !slices.EqualFunc(now.nodes, before.nodes, plan.Node.Equal)
+	if changed {
+		c.terrain.Store(now)
+	}
+	return changed, rescoped, nil
 }
 
 // planAddress reads a bound object in the terms of plan.
-func (c *Controller) planAddress(ctx context.Context, obj *v1alpha1.LoadBalancerIP, addr netip.Addr) plan.Address {
+func (c *Controller) planAddress(ctx context.Context, on *terrain, obj *v1alpha1.LoadBalancerIP, addr netip.Addr) plan.Address {
 	a := plan.Address{Addr: addr, Proposed: obj.Spec.Owner}
 	if claim := obj.Status.L2; claim != nil {
 		a.Claim = plan.Claim{Node: claim.Node, Term: claim.Term}
 	}
+	holders := make([]labels.Set, 0, len(obj.Spec.Services))
 	for _, b := range obj.Spec.Services {
-		a.Services = append(a.Services, c.serviceOf(ctx, types.NamespacedName{Namespace: b.Namespace, Name: b.Name}, addr))
+		s, set := c.serviceOf(ctx, types.NamespacedName{Namespace: b.Namespace, Name: b.Name}, addr)
+		a.Services, holders = append(a.Services, s), append(holders, set)
 	}
+	a.Scope = on.advertising.Scope(obj.Spec.Pool, holders)
 	return a
 }
 
 // unowned says why no node may announce the address, empty if one may.
-func (c *Controller) unowned(ctx context.Context, addr netip.Addr) string {
+func (c *Controller) unowned(ctx context.Context, addr netip.Addr) (plan.Reason, string) {
 	obj := c.ledger.object(addr)
 	if obj == nil {
-		return ""
+		return "", ""
 	}
-	_, why := plan.Unowned(c.planAddress(ctx, obj, addr), *c.nodes.Load())
-	return why
+	on := c.terrain.Load()
+	return plan.Unowned(c.planAddress(ctx, on, obj, addr), on.nodes)
 }
 
-// proposeLocked sets the owner of a bound object, unless the one it has is
-// good. It reports whether it did.
-func (c *Controller) proposeLocked(ctx context.Context, obj *v1alpha1.LoadBalancerIP, addr netip.Addr) bool {
-	a, nodes := c.planAddress(ctx, obj, addr), *c.nodes.Load()
-	if _, ok := plan.Owner(a, nodes); ok {
-		return false
+// place proposes an owner where one is needed. It returns after what time to
+// look again, zero for not without a reason.
+//
+// The proposal is written only on the object that was read, claim and all. The
+// one who is proposed claims before the one who announces gives way.
+func (c *Controller) place(ctx context.Context, addr netip.Addr) (time.Duration, error) {
+	for {
+		before := c.ledger.object(addr)
+		w, wait, busy := c.decidePlace(ctx, addr)
+		switch {
+		case busy != nil:
+			// Its event may have come before its answer: this may be the last
+			// look at what led here, such as a Local Service's first endpoint.
+			select {
+			case <-busy:
+				continue
+			case <-ctx.Done():
+				return 0, ctx.Err()
+			}
+		case w == nil:
+			return wait, nil
+		}
+		// Whoever was faster is in the ledger now, and comes back here as an event.
+		stored, err := c.store(ctx, w)
+		if stored != nil && before != nil && before.Spec.Owner != "" {
+			c.ledger.moved(addr, c.now())
+		}
+		return 0, err
 	}
-	node, ok := plan.Propose(a, nodes, c.ledger.counts)
-	if !ok || node == obj.Spec.Owner {
-		return false
+}
+
+// decidePlace returns the write that proposes another owner, nil if there is
+// none to propose, or what to wait for.
+func (c *Controller) decidePlace(ctx context.Context, addr netip.Addr) (w *write, wait time.Duration, busy <-chan struct{}) {
+	l := c.ledger
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if w := l.intended[addr]; w != nil {
+		return nil, 0, w.done
 	}
-	obj.Spec.Owner = node
-	return true
+	known := l.objects[addr]
+	if known == nil {
+		return nil, 0, nil
+	}
+	owner, wait := c.proposeLocked(ctx, known, addr)
+	if owner == "" {
+		return nil, wait, nil
+	}
+	w = &write{object: known.DeepCopy(), done: make(chan struct{})}
+	w.object.Spec.Owner = owner
+	l.intendLocked(addr, w)
+	return w, 0, nil
+}
+
+// proposeLocked returns the owner that is to be proposed in a bound object,
+// empty for none, or none before some time has passed.
+func (c *Controller) proposeLocked(ctx context.Context, obj *v1alpha1.LoadBalancerIP, addr netip.Addr) (owner string, wait time.Duration) {
+	on := c.terrain.Load()
+	p, ok := plan.Place(c.planAddress(ctx, on, obj, addr), on.nodes, c.ledger.counts)
+	if !ok {
+		return "", 0
+	}
+	if wait = on.unsettled.Sub(c.now()); wait > 0 {
+		return "", wait
+	}
+	if p.Unforced {
+		if wait = c.ledger.moves[addr].next().Sub(c.now()); wait > 0 {
+			return "", wait
+		}
+	}
+	return p.Node, 0
 }

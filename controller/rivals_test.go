@@ -28,7 +28,7 @@ func TestAnotherControllersBindingIsBelieved(t *testing.T) {
 	if _, err := w.c.readPools(w.ctx()); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := w.c.readNodes(w.ctx()); err != nil {
+	if _, _, err := w.c.readTerrain(w.ctx()); err != nil {
 		t.Fatal(err)
 	}
 	w.reconcile("web")

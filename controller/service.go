@@ -20,6 +20,7 @@ import (
 
 	"github.com/fairlead-lb/fairlead/api/v1alpha1"
 	"github.com/fairlead-lb/fairlead/ipam"
+	"github.com/fairlead-lb/fairlead/plan"
 )
 
 // reconcileService makes what a Service holds and shows agree with what it
@@ -142,7 +143,7 @@ func (c *Controller) serve(ctx context.Context, svc *corev1.Service) (time.Durat
 		}
 	}
 	updated := svc.DeepCopy()
-	setStatus(updated, a, len(a.Surplus) > 0 || len(adopt) > 0, c.claimed, func(a netip.Addr) string { return c.unowned(ctx, a) }, metav1.NewTime(c.now()))
+	setStatus(updated, a, len(a.Surplus) > 0 || len(adopt) > 0, c.claimed, func(a netip.Addr) (plan.Reason, string) { return c.unowned(ctx, a) }, metav1.NewTime(c.now()))
 	surplus := c.ledger.holdingsOf(name, a.Surplus)
 	if len(surplus) > 0 && equality.Semantic.DeepEqual(svc, updated) {
 		// Another controller may have bound it and be about to show it, and

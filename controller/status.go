@@ -15,6 +15,7 @@ import (
 
 	"github.com/fairlead-lb/fairlead/api/v1alpha1"
 	"github.com/fairlead-lb/fairlead/ipam"
+	"github.com/fairlead-lb/fairlead/plan"
 )
 
 // Reasons of a Service's conditions beside those of [ipam.Reason].
@@ -33,6 +34,9 @@ const (
 	ReasonStatusContested = "StatusContested"
 	// ReasonAnnounced: a node has claimed every address.
 	ReasonAnnounced = "Announced"
+	// ReasonNotSelected: a node announces every address, and advertisements no
+	// longer let any do so.
+	ReasonNotSelected = "NotSelected"
 	// ReasonAwaitingClaim: no node has claimed the address.
 	ReasonAwaitingClaim = "AwaitingClaim"
 	// ReasonNoEligibleNode: no node has claimed the address, and none may.
@@ -44,7 +48,7 @@ const (
 // setStatus makes svc show an allocation: finalizer, ingress and conditions.
 // Only if it had an address of ours before is the finalizer taken off when it
 // has none now: every load balancer uses the same.
-func setStatus(svc *corev1.Service, a Allocation, had bool, claimed func(netip.Addr) bool, unowned func(netip.Addr) string, now metav1.Time) {
+func setStatus(svc *corev1.Service, a Allocation, had bool, claimed func(netip.Addr) bool, unowned func(netip.Addr) (plan.Reason, string), now metav1.Time) {
 	setIngress(svc, a.Addresses)
 	if len(a.Addresses) > 0 {
 		if !helpers.HasLBFinalizer(svc) {
@@ -167,20 +171,24 @@ func refusalText(refusals []ipam.Refusal) string {
 }
 
 // announcedCondition names no node: an address that moves writes no Service.
-func announcedCondition(addrs []netip.Addr, claimed func(netip.Addr) bool, unowned func(netip.Addr) string) metav1.Condition {
+func announcedCondition(addrs []netip.Addr, claimed func(netip.Addr) bool, unowned func(netip.Addr) (plan.Reason, string)) metav1.Condition {
 	cond := metav1.Condition{Type: v1alpha1.ServiceAnnounced, Status: metav1.ConditionFalse}
 	if len(addrs) == 0 {
 		cond.Reason, cond.Message = ReasonNotAllocated, "there is no address to announce"
 		return cond
 	}
-	var waiting, why, texts []string
+	var waiting, why, stranded, texts []string
 	for _, a := range addrs {
 		texts = append(texts, a.String())
+		reason, text := unowned(a)
 		if claimed(a) {
+			if reason.Selection() {
+				stranded = append(stranded, text)
+			}
 			continue
 		}
 		waiting = append(waiting, a.String())
-		if text := unowned(a); text != "" {
+		if reason != "" {
 			why = append(why, text)
 		}
 	}
@@ -194,6 +202,10 @@ func announcedCondition(addrs []netip.Addr, claimed func(netip.Addr) bool, unown
 	}
 	cond.Status, cond.Reason = metav1.ConditionTrue, ReasonAnnounced
 	cond.Message = strings.Join(texts, " and ") + " announced on layer 2"
+	if len(stranded) > 0 {
+		cond.Reason = ReasonNotSelected
+		cond.Message += " where it was, although " + strings.Join(stranded, "; ")
+	}
 	return cond
 }
 

@@ -54,7 +54,7 @@ func newWorld(t *testing.T, objects ...client.Object) *world {
 		}
 	}
 	w.api = fake.NewClientBuilder().WithScheme(scheme).WithObjects(objects...).
-		WithStatusSubresource(&corev1.Service{}, &v1alpha1.LoadBalancerIP{}, &v1alpha1.LoadBalancerIPPool{}).
+		WithStatusSubresource(&corev1.Service{}, &v1alpha1.LoadBalancerIP{}, &v1alpha1.LoadBalancerIPPool{}, &v1alpha1.L2Advertisement{}).
 		WithIndex(&discoveryv1.EndpointSlice{}, endpointsByService, indexEndpointsByService).Build()
 	w.c = w.controller()
 	w.sync()
@@ -148,7 +148,7 @@ func (w *world) sync() {
 	if _, err := w.c.readPools(w.ctx()); err != nil {
 		w.t.Fatal(err)
 	}
-	if _, err := w.c.readNodes(w.ctx()); err != nil {
+	if _, _, err := w.c.readTerrain(w.ctx()); err != nil {
 		w.t.Fatal(err)
 	}
 	if _, err := w.c.readAvoided(w.ctx()); err != nil {

@@ -91,6 +91,11 @@ func Unowned(a Address, nodes []Node) (Reason, string) {
 	return NotBound, explain(NotBound, &a, &Node{}, "")
 }
 
+// Selection tells whether advertisements are what is in the way.
+func (r Reason) Selection() bool {
+	return r == NotAdvertised || r == NodeNotSelected || r == NoInterfaceSelected
+}
+
 // nearness orders the reasons of check as it looks for them: whoever fails a
 // later one comes nearer to being eligible.
 var nearness = []Reason{

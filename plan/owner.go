@@ -57,34 +57,64 @@ func owner(a *Address, s *serverSet, node func(name string) *Node) (string, bool
 	return "", false
 }
 
-// Place returns the node that is to be proposed for the address. False means
-// that the proposal on record stands, or that no node is eligible.
+// Proposal is a node that is to be proposed for an address.
+type Proposal struct {
+	Node string
+	// Unforced says that the address has a living node, which only its
+	// endpoints, its links or its rank speak against. They can come and go, so
+	// that moves for such reasons must not follow each other too fast. That
+	// somebody wants the address to move, or the node is gone, doesn't.
+	Unforced bool
+}
+
+// Place returns what is to be proposed for the address. False means that the
+// proposal on record stands, or that no node is eligible.
 //
-// It proposes where there is no eligible claimant, or one that has to give way,
-// and what is proposed is not eligible or ranks worse than another node. counts
-// is that of [Propose].
-func Place(a Address, nodes []Node, counts map[string]int) (string, bool) {
+// There is something to propose where there is no eligible claimant, or one
+// that has to give way, and what is proposed is not eligible or ranks worse
+// than another node. counts is that of [Propose].
+func Place(a Address, nodes []Node, counts map[string]int) (Proposal, bool) {
 	s := servers(&a)
-	eligible := func(name string) *Node {
-		if n := find(nodes, name); n != nil && check(&a, &s, n) == "" {
-			return n
-		}
-		return nil
-	}
-	claimant := eligible(a.Claim.Node)
-	if claimant != nil && claimant.leaving() == 0 {
-		return "", false
+	claimant, against := look(&a, &s, nodes, a.Claim.Node)
+	if claimant != nil && against == "" && claimant.leaving() == 0 {
+		return Proposal{}, false
 	}
 	best := choose(&a, &s, nodes, counts)
-	if best == nil || best.Name == a.Proposed || claimant != nil && !claimant.givesWay(best) {
-		return "", false
+	if best == nil || best.Name == a.Proposed || claimant != nil && against == "" && !claimant.givesWay(best) {
+		return Proposal{}, false
 	}
-	proposed := eligible(a.Proposed)
-	if proposed == nil || claimant != nil && !claimant.givesWay(proposed) {
-		return best.Name, true
+	p := Proposal{Node: best.Name, Unforced: claimant != nil && fickle(against)}
+	proposed, unfit := look(&a, &s, nodes, a.Proposed)
+	if proposed == nil {
+		return p, true
+	}
+	if a.Claim.Node == "" {
+		p.Unforced = unfit == "" || fickle(unfit)
+	}
+	if unfit != "" || claimant != nil && against == "" && !claimant.givesWay(proposed) {
+		return p, true
 	}
 	// Nobody uses it yet, so a better node is worth a change; an equal one is not.
-	return best.Name, best.demerits()&^isCordoned < proposed.demerits()&^isCordoned
+	return p, best.demerits()&^isCordoned < proposed.demerits()&^isCordoned
+}
+
+// look returns the node of that name, nil if there is none, and why it is not
+// eligible.
+func look(a *Address, s *serverSet, nodes []Node, name string) (*Node, Reason) {
+	if n := find(nodes, name); n != nil && n.Alive {
+		return n, check(a, s, n)
+	}
+	return nil, NodeNotAlive
+}
+
+// fickle tells whether a node that is not eligible for a reason may soon be
+// again without anybody's doing.
+func fickle(r Reason) bool {
+	switch r {
+	case NetworkUnavailable, NoLinkOnSubnet, FamilyNotAnswered, LinkDown, NoEndpoints, NoLocalEndpoint:
+		return true
+	}
+	return false
 }
 
 // Propose chooses a node for an address that has no owner. Of the eligible

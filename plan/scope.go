@@ -26,9 +26,9 @@ type Advertisement struct {
 // announce but for those.
 type Patterns []string
 
-// allow tells whether an interface may announce, which is on the address's
+// Allow tells whether an interface may announce, which is on the address's
 // network or not.
-func (p Patterns) allow(name string, onSubnet bool) bool {
+func (p Patterns) Allow(name string, onSubnet bool) bool {
 	named, anyNamed := false, false
 	for _, pattern := range p {
 		excludes := strings.HasPrefix(pattern, "!")
@@ -44,7 +44,7 @@ func (p Patterns) allow(name string, onSubnet bool) bool {
 
 // Names tells whether a pattern, and not only the lack of one, lets the
 // interface announce.
-func (p Patterns) Names(interfaceName string) bool { return p.allow(interfaceName, false) }
+func (p Patterns) Names(interfaceName string) bool { return p.Allow(interfaceName, false) }
 
 // onSubnet tells whether interfaces on the address's network may announce
 // without being named.
@@ -120,7 +120,7 @@ func (r reach) allows(l *Link, addr netip.Addr) bool {
 	}
 	on := l.holds(addr)
 	for _, p := range r.interfaces {
-		if p.allow(l.Name, on) {
+		if p.Allow(l.Name, on) {
 			return true
 		}
 	}
