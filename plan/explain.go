@@ -22,7 +22,7 @@ func explain(r Reason, a *Address, n *Node, owner string) string {
 	case NetworkUnavailable:
 		return "node " + node + " has condition NetworkUnavailable: its pod network is not set up"
 	case NodeNotSelected:
-		return "no " + advertisements(a) + " selects node " + node
+		return "node " + node + " is not selected by " + advertisements(a)
 	case NoLinkOnSubnet:
 		return "no interface of node " + node + " has an address on the network of " + addr
 	case NoInterfaceSelected:
@@ -74,7 +74,7 @@ func Unowned(a Address, nodes []Node) (Reason, string) {
 	case NetworkUnavailable:
 		return nearest, "no node has its pod network set up"
 	case NodeNotSelected:
-		return nearest, "no " + advertisements(&a) + " selects a node that could announce " + addr
+		return nearest, "no node that could announce " + addr + " is selected by " + advertisements(&a)
 	case NoLinkOnSubnet:
 		return nearest, "no node" + within(&a) + " has an interface on the network of " + addr
 	case NoInterfaceSelected:
@@ -126,7 +126,11 @@ func off(addr netip.Addr) string {
 
 // advertisements names those that select the address.
 func advertisements(a *Address) string {
-	return "L2Advertisement " + strings.Join(a.Scope.Advertisements, ", ")
+	kind := "L2Advertisement "
+	if len(a.Scope.Advertisements) > 1 {
+		kind = "L2Advertisements "
+	}
+	return kind + strings.Join(a.Scope.Advertisements, ", ")
 }
 
 // within limits a statement to the nodes that advertisements select.

@@ -28,8 +28,12 @@ func newCluster(seed uint64) (*cluster, *rand.Rand) {
 	for i := range 2 + r.IntN(8) {
 		c.Nodes = append(c.Nodes, randomNode(r, i))
 	}
+	scopes := []*Scope{nil, nil}
+	for range r.IntN(4) {
+		scopes = append(scopes, randomScope(r))
+	}
 	for i := range 30 {
-		a := Address{Addr: addr(i)}
+		a := Address{Addr: addr(i), Scope: scopes[r.IntN(len(scopes))]}
 		for j := range r.IntN(4) {
 			s := Service{Namespace: "n", Name: fmt.Sprint("s", j), Local: r.IntN(3) == 0}
 			for range r.IntN(5) {
@@ -46,6 +50,24 @@ func newCluster(seed uint64) (*cluster, *rand.Rand) {
 	return c, r
 }
 
+func randomScope(r *rand.Rand) *Scope {
+	var ads []Advertisement
+	for i := range r.IntN(4) {
+		ad := Advertisement{Name: fmt.Sprint("ad-", i), Nodes: map[string]int{}}
+		for j := range 10 {
+			if r.IntN(3) > 0 {
+				ad.Nodes[nodeName(j)] = 50 * r.IntN(3)
+			}
+		}
+		patterns := []string{"eth0", "eth*", "eth1", "!eth0", "!eth1"}
+		for range r.IntN(3) {
+			ad.Interfaces = append(ad.Interfaces, patterns[r.IntN(len(patterns))])
+		}
+		ads = append(ads, ad)
+	}
+	return NewScope(ads...)
+}
+
 func nodeName(i int) string { return fmt.Sprint("node-", i) }
 
 func addr(i int) netip.Addr {
@@ -59,8 +81,10 @@ func randomNode(r *rand.Rand, i int) Node {
 		Name: nodeName(i), Alive: r.IntN(8) > 0, Ready: r.IntN(4) > 0, Draining: r.IntN(5) == 0,
 		Excluded: r.IntN(5) == 0, Cordoned: r.IntN(5) == 0, NetworkUnavailable: r.IntN(10) == 0,
 		LinksKnown: true,
-		Links: []Link{{Name: "eth0", Up: r.IntN(8) > 0, ARP: r.IntN(8) > 0,
-			Prefixes: []netip.Prefix{netip.PrefixFrom(addr(200), 16+r.IntN(14))}}},
+		Links: []Link{
+			{Name: "eth0", Up: r.IntN(8) > 0, ARP: r.IntN(8) > 0, Prefixes: []netip.Prefix{netip.PrefixFrom(addr(200), 16+r.IntN(14))}},
+			{Name: "eth1", Up: r.IntN(4) > 0, ARP: true},
+		},
 	}
 }
 
@@ -74,12 +98,9 @@ func (c *cluster) propose() {
 	}
 	for i := range c.Addresses {
 		a := &c.Addresses[i]
-		if _, ok := Owner(*a, c.Nodes); ok {
-			continue
-		}
-		if n, ok := Propose(*a, c.Nodes, counts); ok {
-			a.Proposed = n
-			counts[n]++
+		if p, ok := Place(*a, c.Nodes, counts); ok {
+			a.Proposed = p.Node
+			counts[p.Node]++
 		}
 	}
 }
@@ -252,13 +273,16 @@ func TestRemovingANodeMovesOnlyItsAddresses(t *testing.T) {
 	})
 }
 
-func TestAddingANodeMovesNone(t *testing.T) {
+func TestAddingANodeMovesNoneThatStays(t *testing.T) {
 	forAll(t, func(t *testing.T, c *cluster, r *rand.Rand) {
 		c.settle(t)
 		before := c.claims()
 		c.Nodes = append(c.Nodes, randomNode(r, len(c.Nodes)))
 		c.settle(t)
 		for addr, node := range c.claims() {
+			if was := find(c.Nodes, before[addr]); was != nil && was.leaving() > 0 {
+				continue // it waited for a better one
+			}
 			if before[addr] != "" && node != before[addr] {
 				t.Errorf("%v: %v moved from %s to %s", c, addr, before[addr], node)
 			}
@@ -280,6 +304,69 @@ func TestAnAddressIsNeverSilentInAHandover(t *testing.T) {
 			for addr := range owned {
 				if len(who[addr]) == 0 {
 					t.Errorf("%v: nobody announces %v", c, addr)
+				}
+			}
+		}
+	})
+}
+
+// A drain moves what can be moved, and nothing else moves; there is never a
+// time without an announcer.
+func TestADrainMovesWhatCanBeMoved(t *testing.T) {
+	forAll(t, func(t *testing.T, c *cluster, r *rand.Rand) {
+		c.settle(t)
+		before := c.claims()
+		owned := c.announcers()
+		n := &c.Nodes[r.IntN(len(c.Nodes))]
+		n.Draining = true
+		for _, step := range []func(){func() {}, c.propose, func() { c.settle(t) }} {
+			step()
+			who := c.announcers()
+			for addr := range owned {
+				if len(who[addr]) == 0 {
+					t.Errorf("%v: nobody announces %v", c, addr)
+				}
+			}
+		}
+		for i := range c.Addresses {
+			a := &c.Addresses[i]
+			if was := before[a.Addr]; was != n.Name && a.Claim.Node != was {
+				t.Errorf("%v: %v moved from %q to %s", c, a.Addr, was, a.Claim.Node)
+			}
+			if a.Claim.Node != n.Name {
+				continue
+			}
+			for _, other := range c.Nodes {
+				if ok, _, _ := Eligible(*a, other); ok && n.givesWay(&other) {
+					t.Errorf("%v: %v stays on %s although %s is better", c, a.Addr, n.Name, other.Name)
+				}
+			}
+		}
+		settled := c.claims()
+		for range 3 {
+			c.settle(t)
+		}
+		if !maps.Equal(settled, c.claims()) {
+			t.Errorf("%v: addresses go on moving", c)
+		}
+	})
+}
+
+// What a node that dies leaves goes to its successors in the order that the
+// controller would choose, and only to nodes that can announce it.
+func TestSuccessorsAreWhoMayOwn(t *testing.T) {
+	forAll(t, func(t *testing.T, c *cluster, _ *rand.Rand) {
+		c.settle(t)
+		for _, a := range c.Addresses {
+			order := Successors(a, c.Nodes)
+			first, _ := Propose(a, c.Nodes, nil)
+			if len(order) > 0 != (first != "") || len(order) > 0 && order[0] != first {
+				t.Errorf("%v: first of %v for %v, proposed %q", c, order, a.Addr, first)
+			}
+			for _, n := range c.Nodes {
+				ok, _, _ := Eligible(a, n)
+				if slices.Contains(order, n.Name) != ok || ok != (len(Interfaces(&Address{Addr: a.Addr, Scope: a.Scope}, &n)) > 0 && ok) {
+					t.Errorf("%v: %s eligible for %v is %v, successors %v", c, n.Name, a.Addr, ok, order)
 				}
 			}
 		}
@@ -331,6 +418,50 @@ func BenchmarkPropose100Nodes(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		Propose(a, nodes, nil)
+	}
+}
+
+// benchScoped returns an address that three advertisements select, on known links.
+func benchScoped() (Address, []Node) {
+	nodes := benchNodes()
+	var ads []Advertisement
+	for i := range 3 {
+		ad := Advertisement{Name: fmt.Sprint(i), Nodes: map[string]int{}, Interfaces: Patterns{"eth*", "!eth9"}}
+		for j := range nodes {
+			ad.Nodes[nodes[j].Name] = 10 * (j % 3)
+		}
+		ads = append(ads, ad)
+	}
+	for i := range nodes {
+		nodes[i].LinksKnown = true
+		nodes[i].Links = []Link{{Name: "bond0", Up: true, ARP: true}, {Name: "eth0", Up: true, ARP: true, Prefixes: []netip.Prefix{netip.PrefixFrom(addr(0), 16)}}}
+	}
+	return Address{Addr: addr(1), Services: []Service{{}}, Claim: Claim{nodeName(70), 1}, Proposed: nodeName(3), Scope: NewScope(ads...)}, nodes
+}
+
+func BenchmarkOwner100Nodes(b *testing.B) {
+	a, nodes := benchScoped()
+	b.ReportAllocs()
+	for b.Loop() {
+		Owner(a, nodes)
+	}
+}
+
+func BenchmarkSuccessors100Nodes(b *testing.B) {
+	a, nodes := benchScoped()
+	b.ReportAllocs()
+	for b.Loop() {
+		Successors(a, nodes)
+	}
+}
+
+func BenchmarkPlace100Nodes(b *testing.B) {
+	a, nodes := benchScoped()
+	a.Claim = Claim{}
+	a.Proposed = ""
+	b.ReportAllocs()
+	for b.Loop() {
+		Place(a, nodes, nil)
 	}
 }
 

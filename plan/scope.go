@@ -31,8 +31,8 @@ type Patterns []string
 func (p Patterns) Allow(name string, onSubnet bool) bool {
 	named, anyNamed := false, false
 	for _, pattern := range p {
-		excludes := strings.HasPrefix(pattern, "!")
-		matches := matchName(strings.TrimPrefix(pattern, "!"), name)
+		pattern, excludes := strings.CutPrefix(pattern, "!")
+		matches := matchName(pattern, name)
 		if excludes && matches {
 			return false
 		}
@@ -53,7 +53,14 @@ func (p Patterns) onSubnet() bool {
 }
 
 // matchName takes a pattern that can't be read as one that matches nothing.
+// Nearly all patterns are a name, or the beginning of one.
 func matchName(pattern, name string) bool {
+	switch wild := strings.IndexAny(pattern, `*?[\`); {
+	case wild < 0:
+		return pattern == name
+	case wild == len(pattern)-1 && pattern[wild] == '*':
+		return strings.HasPrefix(name, pattern[:wild])
+	}
 	ok, err := path.Match(pattern, name)
 	return err == nil && ok
 }
@@ -82,7 +89,9 @@ func NewScope(advertisements ...Advertisement) *Scope {
 		for node, weight := range ad.Nodes {
 			r := s.nodes[node]
 			r.weight += weight
-			r.interfaces = append(slices.Clip(r.interfaces), ad.Interfaces)
+			if !slices.ContainsFunc(r.interfaces, func(p Patterns) bool { return slices.Equal(p, ad.Interfaces) }) {
+				r.interfaces = append(slices.Clip(r.interfaces), ad.Interfaces)
+			}
 			s.nodes[node] = r
 		}
 	}
@@ -90,13 +99,7 @@ func NewScope(advertisements ...Advertisement) *Scope {
 	return s
 }
 
-// Selects tells whether the scope has a node in it.
-func (s *Scope) Selects(node string) bool {
-	_, ok := s.of(node)
-	return ok
-}
-
-// Weight is how much the node is preferred.
+// weight is how much the node is preferred.
 func (s *Scope) weight(node string) int {
 	r, _ := s.of(node)
 	return r.weight
