@@ -19,43 +19,53 @@ type Advertisement struct {
 	Interfaces Patterns
 }
 
-// Patterns choose interfaces by name. A pattern has "*" for any characters and
-// "?" for any one. An interface that one matches may announce whatever its
-// networks are; one that a pattern after "!" matches may not at all. If all
-// patterns are of the second kind, the interfaces on the address's network may
-// announce but for those.
+// Patterns choose interfaces by name. In a pattern "*" stands for any
+// characters and "?" for any one; one after "!" excludes. An interface that is
+// written out may announce whatever its networks are. Those that a pattern only
+// matches, and all if there are but exclusions, may if they are on the
+// address's network: "*" must not mean the interfaces of Pods.
 type Patterns []string
 
 // Allow tells whether an interface may announce, which is on the address's
 // network or not.
 func (p Patterns) Allow(name string, onSubnet bool) bool {
-	named, anyNamed := false, false
+	allowed, chosen := false, false
 	for _, pattern := range p {
 		pattern, excludes := strings.CutPrefix(pattern, "!")
 		matches := matchName(pattern, name)
 		if excludes && matches {
 			return false
 		}
-		anyNamed = anyNamed || !excludes
-		named = named || matches && !excludes
+		chosen = chosen || !excludes
+		allowed = allowed || matches && !excludes && (onSubnet || pattern == name)
 	}
-	return named || !anyNamed && onSubnet
+	return allowed || !chosen && onSubnet
 }
 
-// Names tells whether a pattern, and not only the lack of one, lets the
-// interface announce.
-func (p Patterns) Names(interfaceName string) bool { return p.Allow(interfaceName, false) }
+// Names tells whether the interface may announce because it is written out.
+func (p Patterns) Names(name string) bool { return p.Allow(name, false) }
 
-// onSubnet tells whether interfaces on the address's network may announce
-// without being named.
+// onSubnet tells whether interfaces that are not written out may announce.
 func (p Patterns) onSubnet() bool {
-	return !slices.ContainsFunc(p, func(s string) bool { return !strings.HasPrefix(s, "!") })
+	chosen := false
+	for _, pattern := range p {
+		if strings.HasPrefix(pattern, "!") {
+			continue
+		}
+		if strings.ContainsAny(pattern, wildcards) {
+			return true
+		}
+		chosen = true
+	}
+	return !chosen
 }
+
+const wildcards = `*?[\`
 
 // matchName takes a pattern that can't be read as one that matches nothing.
 // Nearly all patterns are a name, or the beginning of one.
 func matchName(pattern, name string) bool {
-	switch wild := strings.IndexAny(pattern, `*?[\`); {
+	switch wild := strings.IndexAny(pattern, wildcards); {
 	case wild < 0:
 		return pattern == name
 	case wild == len(pattern)-1 && pattern[wild] == '*':

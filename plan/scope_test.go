@@ -18,12 +18,13 @@ func TestPatterns(t *testing.T) {
 		"a name allows it whatever its networks":       {Patterns{"eth0"}, "eth0", true, true},
 		"another name does not":                        {Patterns{"eth1"}, "eth0", false, false},
 		"a part of a name does not":                    {Patterns{"eth"}, "eth0", false, false},
-		"a star stands for any characters":             {Patterns{"bond*"}, "bond0.100", true, true},
-		"a star stands for none, too":                  {Patterns{"eth0*"}, "eth0", true, true},
+		"a star stands for any characters":             {Patterns{"bond*"}, "bond0.100", true, false},
+		"a star stands for none, too":                  {Patterns{"eth0*"}, "eth0", true, false},
+		"what is written out stands beside a star":     {Patterns{"eth*", "eth0"}, "eth0", true, true},
 		"a question mark stands for one":               {Patterns{"eth?"}, "eth10", false, false},
 		"one of several is enough":                     {Patterns{"eth1", "eth0"}, "eth0", true, true},
 		"an exclusion wins, whatever the order":        {Patterns{"!eth0", "eth*"}, "eth0", false, false},
-		"an exclusion of another leaves it":            {Patterns{"eth*", "!eth1"}, "eth0", true, true},
+		"an exclusion of another leaves it":            {Patterns{"eth*", "!eth1"}, "eth0", true, false},
 		"exclusions alone leave the network to decide": {Patterns{"!docker*", "!eth1"}, "eth0", true, false},
 		"and exclude":                        {Patterns{"!docker*", "!eth?"}, "eth0", false, false},
 		"what can't be read matches nothing": {Patterns{"eth["}, "eth[", false, false},
@@ -73,10 +74,15 @@ func TestAdvertisementsSayWhere(t *testing.T) {
 		reason     Reason
 		message    string
 	}{
-		"without one, on its network":                     {address: address(), interfaces: []string{"eth0", "eth1"}},
-		"one that says nothing restricts nothing":         {address: address(scope(ad("x", "", "a"))), interfaces: []string{"eth0", "eth1"}},
-		"one that names an interface":                     {address: address(scope(ad("x", "eth1", "a"))), interfaces: []string{"eth1"}},
-		"one that names an interface on another network":  {address: address(scope(ad("x", "eth2", "a"))), interfaces: []string{"eth2"}},
+		"without one, on its network":                            {address: address(), interfaces: []string{"eth0", "eth1"}},
+		"one that says nothing restricts nothing":                {address: address(scope(ad("x", "", "a"))), interfaces: []string{"eth0", "eth1"}},
+		"one that names an interface":                            {address: address(scope(ad("x", "eth1", "a"))), interfaces: []string{"eth1"}},
+		"one that names an interface on another network":         {address: address(scope(ad("x", "eth2", "a"))), interfaces: []string{"eth2"}},
+		"one that matches interfaces means those on its network": {address: address(scope(ad("x", "eth*", "a"))), interfaces: []string{"eth0", "eth1"}},
+		"one that matches interfaces on other networks only": {
+			address: address(scope(ad("x", "eth[23]", "a"))),
+			reason:  NoInterfaceSelected, message: "no interface of node a may announce 192.0.2.50 by L2Advertisement x",
+		},
 		"one that excludes an interface":                  {address: address(scope(ad("x", "!eth0", "a"))), interfaces: []string{"eth1"}},
 		"two are a union of interfaces":                   {address: address(scope(ad("x", "eth1", "a"), ad("y", "eth2", "a"))), interfaces: []string{"eth1", "eth2"}},
 		"two, one of which says nothing, are a union too": {address: address(scope(ad("x", "", "a"), ad("y", "eth2", "a"))), interfaces: []string{"eth0", "eth1", "eth2"}},
@@ -102,7 +108,7 @@ func TestAdvertisementsSayWhere(t *testing.T) {
 			address: address(scope(ad("x", "eth3", "a"))),
 			reason:  LinkDown, message: "interface eth3 of node a could announce 192.0.2.50, but it is down",
 		},
-		"IPv6 too": {address: Address{Addr: v6, Services: address().Services, Scope: NewScope(ad("x", "eth*", "a"))}, interfaces: []string{"eth0", "eth1", "eth2"}},
+		"IPv6 too": {address: Address{Addr: v6, Services: address().Services, Scope: NewScope(ad("x", "eth*", "a"), ad("y", "eth2", "a"))}, interfaces: []string{"eth0", "eth2"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			n := node("a", all)

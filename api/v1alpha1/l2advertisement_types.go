@@ -54,10 +54,10 @@ type L2AdvertisementSpec struct {
 	// +optional
 	NodeSelector *metav1.LabelSelector `json:"nodeSelector,omitempty"`
 
-	// Interfaces that may announce. One that a pattern names may announce also
-	// if the node has no address on the network there. If there are only
-	// exclusions, and without the list, it is the interfaces on the address's
-	// network.
+	// Interfaces that may announce. One that is written out may announce also
+	// if the node has no address on the network there; those that a pattern
+	// only matches, and all others if there are but exclusions, may if they are
+	// on the address's network.
 	// +optional
 	// +listType=set
 	// +kubebuilder:validation:MaxItems=64

@@ -166,6 +166,51 @@ var _ = Describe("At apply time", func() {
 		Entry("the IPv6 address of zeros", ip("0000-0000-0000-0000-0000-0000-0000-0000", "::")),
 	)
 
+	advertisement := func(spec v1alpha1.L2AdvertisementSpec) *v1alpha1.L2Advertisement {
+		return &v1alpha1.L2Advertisement{ObjectMeta: metav1.ObjectMeta{Name: "tried"}, Spec: spec}
+	}
+	on := func(interfaces ...v1alpha1.InterfacePattern) *v1alpha1.L2Advertisement {
+		return advertisement(v1alpha1.L2AdvertisementSpec{Interfaces: interfaces})
+	}
+	preferring := func(weight int32) *v1alpha1.L2Advertisement {
+		return advertisement(v1alpha1.L2AdvertisementSpec{NodePreferences: []v1alpha1.NodePreference{{Weight: weight}}})
+	}
+
+	DescribeTable("an L2Advertisement is refused with", func(ctx SpecContext, message string, ad *v1alpha1.L2Advertisement) {
+		err := try(ctx, ad)
+		Expect(apierrors.IsInvalid(err)).To(BeTrue(), "%v", err)
+		Expect(err).To(MatchError(ContainSubstring(message)))
+	},
+		Entry("an interface without a name", "spec.interfaces[0]", on("")),
+		Entry("an exclusion of nothing", "must be the name of an interface", on("!")),
+		Entry("two exclamation marks", "must be the name of an interface", on("!!eth0")),
+		Entry("a set of characters", "must be the name of an interface", on("eth[01]")),
+		Entry("a backslash", "must be the name of an interface", on(`eth\0`)),
+		Entry("a path", "must be the name of an interface", on("eth/0")),
+		Entry("two interfaces in one", "must be the name of an interface", on("eth0, eth1")),
+		Entry("the same interface twice", "Duplicate value", on("eth0", "eth0")),
+		Entry("the same pool twice", "Duplicate value", advertisement(v1alpha1.L2AdvertisementSpec{Pools: []string{"lan", "lan"}})),
+		Entry("a pool without a name", "spec.pools[0]", advertisement(v1alpha1.L2AdvertisementSpec{Pools: []string{""}})),
+		Entry("a weight of none", "greater than or equal to 1", preferring(0)),
+		Entry("too great a weight", "less than or equal to 100", preferring(101)),
+	)
+
+	DescribeTable("an L2Advertisement is accepted with", func(ctx SpecContext, ad *v1alpha1.L2Advertisement) {
+		Expect(try(ctx, ad)).To(Succeed())
+	},
+		Entry("nothing", advertisement(v1alpha1.L2AdvertisementSpec{})),
+		Entry("names, patterns and exclusions", on("eth0", "bond?.1*", "!bond9.*", "br-lan", "enp1s0f0np0", "veth_1@x", "!*")),
+		Entry("all there is", advertisement(v1alpha1.L2AdvertisementSpec{
+			Pools: []string{"lan"}, PoolSelector: &metav1.LabelSelector{}, ServiceSelector: &metav1.LabelSelector{}, NodeSelector: &metav1.LabelSelector{},
+			Interfaces:      []v1alpha1.InterfacePattern{"eth0"},
+			NodePreferences: []v1alpha1.NodePreference{{Weight: 1}, {Weight: 100, NodeSelector: metav1.LabelSelector{MatchLabels: map[string]string{"zone": "1"}}}},
+		})),
+	)
+
+	It("an L2Advertisement is accepted without a spec", func(ctx SpecContext) {
+		Expect(tryText(ctx, `{"kind": "L2Advertisement", "metadata": {"name": "tried"}}`)).To(Succeed())
+	})
+
 	Describe("of an existing LoadBalancerIP", func() {
 		s := newScene()
 
