@@ -52,11 +52,16 @@ func explain(r Reason, a *Address, n *Node, owner string) string {
 // Unowned says why none of the nodes may own the address: the reason of the
 // node that comes nearest to it, and one sentence for people that names no node,
 // so that it stays the same while nodes come and go. With a node that may own
-// the address the reason is empty.
+// the address the reason is empty. What no speaker has told of doesn't count if
+// others have: it can't be counted on.
 func Unowned(a Address, nodes []Node) (Reason, string) {
 	s := servers(&a)
+	told := slices.ContainsFunc(nodes, func(n Node) bool { return !n.Mute })
 	nearest := NodeNotAlive
 	for i := range nodes {
+		if told && nodes[i].Mute {
+			continue
+		}
 		r := check(&a, &s, &nodes[i])
 		if r == "" {
 			return "", ""

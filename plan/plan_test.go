@@ -40,6 +40,7 @@ func draining(n *Node)     { n.Draining = true }
 func excluded(n *Node)     { n.Excluded = true }
 func cordoned(n *Node)     { n.Cordoned = true }
 func noNetwork(n *Node)    { n.NetworkUnavailable = true }
+func mute(n *Node)         { n.Mute = true }
 func unknownLinks(n *Node) { n.Links, n.LinksKnown = nil, false }
 
 // address returns v4, held by a Service with policy Cluster.
@@ -150,6 +151,8 @@ func TestUnowned(t *testing.T) {
 	}{
 		"a node may own it":              {address: address(), nodes: []Node{gone, off, node("a")}},
 		"a node may, as far as is known": {address: address(), nodes: []Node{off, node("a", unknownLinks)}},
+		"nodes that nobody told of may":  {address: address(), nodes: []Node{node("a", unknownLinks, mute), node("b", unknownLinks, mute)}},
+		"but not beside others":          {address(), []Node{off, node("a", unknownLinks, mute)}, NoLinkOnSubnet, "no node has an interface on the network of 192.0.2.50"},
 		"there is no node":               {address(), nil, NodeNotAlive, "there is no node"},
 		"all nodes are dead":             {address(), []Node{gone, gone}, NodeNotAlive, "there is no node"},
 		"no network is set up":           {address(), []Node{gone, cut}, NetworkUnavailable, "no node has its pod network set up"},
