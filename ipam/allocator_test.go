@@ -33,6 +33,7 @@ func (a *Allocator) dump() (lines []string) {
 				if h.Released != nil {
 					line += fmt.Sprint(*h.Released)
 				}
+				line += fmt.Sprint(" ", h.Quarantined)
 			}
 			lines = append(lines, line)
 		})
@@ -160,7 +161,7 @@ func TestPoolsAreComparedAddressByAddress(t *testing.T) {
 func TestGetReturnsACopyOfWhatWasPut(t *testing.T) {
 	whole := Holding{Address: ip("10.0.0.1"), Pool: "p", SharingKey: "k",
 		Holders:     []Holder{{service("a/x"), []Port{{TCP, 80}}, "app=x", []string{"b"}}, {Service: service("b/y"), SharingNamespaces: []string{"a"}}},
-		ReservedFor: &Reservation{"a", ""}, Released: &Released{Namespace: "a", Name: "z"}}
+		ReservedFor: &Reservation{"a", ""}, Released: &Released{Namespace: "a", Name: "z"}, Quarantined: true}
 	put := func() Holding {
 		h := whole
 		h.Holders = cloneHolders(whole.Holders, true)

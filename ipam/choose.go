@@ -191,7 +191,7 @@ func (q *query) shared(f Family) (pick Pick, ok bool) {
 	}
 	g.addrs.ascend(uint128{}, maxUint128, func(n *node[struct{}]) bool {
 		addr := n.key.addr(f)
-		if v := q.check(addr); v.refusal == nil && !v.mine {
+		if v := q.check(addr); v.refusal == nil && !v.mine && !q.entry(addr).quarantined() {
 			pick, ok = Pick{Address: addr, Pool: v.pool, Shared: v.shared}, true
 		}
 		return !ok

@@ -61,6 +61,11 @@ func restingFrom(addr, pool, who string, second int) Holding {
 	return Holding{Address: ip(addr), Pool: pool, Released: &Released{s.Namespace, s.Name, time.Unix(int64(second), 0)}}
 }
 
+func quarantined(h Holding) Holding {
+	h.Quarantined = true
+	return h
+}
+
 func sharedBy(addr, pool, key string, holders ...Holder) Holding {
 	return Holding{Address: ip(addr), Pool: pool, SharingKey: key, Holders: holders}
 }
@@ -218,6 +223,19 @@ func TestOrderOfChoice(t *testing.T) {
 			req: Request{Addresses: []netip.Addr{ip("10.0.0.3")}}, want: "10.0.0.3 of small"},
 		{name: "a gateway's address is given to whom it is reserved for", pools: []Pool{small}, avoid: "10.0.0.3",
 			holdings: []Holding{reservedTo("10.0.0.3", "small", "a", "web")}, want: "10.0.0.3 of small"},
+
+		{name: "a quarantined address is passed over", pools: []Pool{small},
+			holdings: []Holding{quarantined(restingFrom("10.0.0.1", "small", "b/x", 5))}, want: "10.0.0.2 of small"},
+		{name: "a quarantined address does not come back", pools: []Pool{small},
+			holdings: []Holding{quarantined(restingFrom("10.0.0.3", "small", "a/web", 5))}, want: "10.0.0.1 of small"},
+		{name: "a quarantined address is not given when nothing else is left", pools: []Pool{autoPool("p", "10.0.0.1")},
+			holdings: []Holding{quarantined(restingFrom("10.0.0.1", "p", "b/x", 5))}, want: "IPv4 PoolExhausted"},
+		{name: "a quarantined address is not joined", pools: []Pool{small}, req: Request{SharingKey: "k"},
+			holdings: []Holding{quarantined(sharedBy("10.0.0.3", "small", "k", Holder{Service: service("a/x")}))}, want: "10.0.0.1 of small"},
+		{name: "a quarantined address is given by number", pools: []Pool{small}, req: Request{Addresses: []netip.Addr{ip("10.0.0.3")}},
+			holdings: []Holding{quarantined(restingFrom("10.0.0.3", "small", "b/x", 5))}, want: "10.0.0.3 of small"},
+		{name: "a quarantined address is given to whom it is reserved for", pools: []Pool{small},
+			holdings: []Holding{quarantined(reservedTo("10.0.0.3", "small", "a", "web"))}, want: "10.0.0.3 of small"},
 
 		{name: "a full quota leads to the next pool", pools: []Pool{autoPool("a", "10.9.0.0/24", quota(1)), small},
 			holdings: []Holding{boundTo("10.9.0.7", "a", "a/x")}, want: "10.0.0.1 of small"},

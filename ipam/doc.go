@@ -20,7 +20,8 @@
 //  5. by falling priority: the lowest fresh address of the first pool (by name) of that priority which has one, and
 //     when no pool of the priority has a fresh one, the address of that priority which has rested longest.
 //
-// Steps 4 and 5 look only at pools with AutoAssign, or at the pool that the Service names. A Service that wants both
+// Steps 3, 4 and 5 pass over quarantined addresses. Steps 4 and 5 look only at pools with AutoAssign, or at the pool
+// that the Service names. A Service that wants both
 // families gets them from one pool if one pool can give both, even where another pool has a higher priority.
 //
 // # Order of refusal

@@ -33,10 +33,11 @@ type compactHolder struct {
 
 // details is what few Holdings have.
 type details struct {
-	holders    []Holder
-	sharingKey string
-	reserved   *Reservation
-	released   *Released
+	holders     []Holder
+	sharingKey  string
+	reserved    *Reservation
+	released    *Released
+	quarantined bool
 }
 
 func (e *entry) has(w weight) bool { return e.weighs>>w&1 != 0 }
@@ -65,6 +66,8 @@ func (e *entry) reserved() *Reservation {
 	}
 	return e.more.reserved
 }
+
+func (e *entry) quarantined() bool { return e.more != nil && e.more.quarantined }
 
 // holders calls visit with each holder. Of an address without sharing key they have no more than their Service.
 func (e *entry) holders(visit func(Holder) bool) {
@@ -112,10 +115,10 @@ func (e *entry) set(h Holding) {
 			e.single, e.holder = true, compactHolder{unique.Make(s.Namespace), s.Name, uid}
 		}
 	}
-	if (e.single || len(h.Holders) == 0) && h.SharingKey == "" && h.ReservedFor == nil && h.Released == nil {
+	if (e.single || len(h.Holders) == 0) && h.SharingKey == "" && h.ReservedFor == nil && h.Released == nil && !h.Quarantined {
 		return
 	}
-	e.more = &details{sharingKey: h.SharingKey}
+	e.more = &details{sharingKey: h.SharingKey, quarantined: h.Quarantined}
 	if !e.single {
 		e.more.holders = cloneHolders(h.Holders, h.SharingKey != "")
 	}
@@ -142,6 +145,7 @@ func (e *entry) holding(addr netip.Addr) Holding {
 		return true
 	})
 	h.Holders = cloneHolders(h.Holders, true)
+	h.Quarantined = e.quarantined()
 	if e.more != nil && e.more.reserved != nil {
 		r := *e.more.reserved
 		h.ReservedFor = &r

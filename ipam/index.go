@@ -9,7 +9,7 @@ type weight uint8
 const (
 	taken     weight = iota // held or resting, unless it is never chosen automatically anyway
 	takenNice               // the same, unless it is buggy
-	held                    // bound, reserved or foreign, unless it is never chosen automatically anyway
+	held                    // bound, reserved, quarantined or foreign, unless it is never chosen automatically anyway
 	heldNice                // the same, unless it is buggy
 	allocated               // bound or reserved
 	weights

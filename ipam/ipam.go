@@ -104,9 +104,10 @@ type State uint8
 
 // The states of a Holding.
 const (
-	Bound    State = iota + 1 // at least one Service holds it
-	Reserved                  // nobody holds it, and it waits for somebody
-	Resting                   // nobody holds it; it was released and may be given again
+	Bound       State = iota + 1 // at least one Service holds it
+	Reserved                     // nobody holds it, and it waits for somebody
+	Quarantined                  // nobody holds it; a host that is none of ours has it, so only who asks for it by number gets it
+	Resting                      // nobody holds it; it was released and may be given again
 )
 
 func (s State) String() string {
@@ -115,6 +116,8 @@ func (s State) String() string {
 		return "Bound"
 	case Reserved:
 		return "Reserved"
+	case Quarantined:
+		return "Quarantined"
 	case Resting:
 		return "Resting"
 	}
@@ -139,15 +142,21 @@ type Holding struct {
 
 	// Released says who held it last; nil if nobody did or it is not known.
 	Released *Released
+
+	// Quarantined says that a host outside the cluster has the address.
+	Quarantined bool
 }
 
-// State returns Bound if the address has holders, else Reserved if it is reserved, else Resting.
+// State returns Bound if the address has holders, else Reserved if it is reserved, else Quarantined if it is that, else
+// Resting.
 func (h Holding) State() State {
 	switch {
 	case len(h.Holders) > 0:
 		return Bound
 	case h.ReservedFor != nil:
 		return Reserved
+	case h.Quarantined:
+		return Quarantined
 	}
 	return Resting
 }
@@ -247,8 +256,8 @@ type Usage struct {
 	// Allocated is how many of them are Bound or Reserved, also for another pool that has the same addresses.
 	Allocated *big.Int
 
-	// Available is how many can still be given without being asked for by number: neither bound, reserved, foreign,
-	// nor avoided. Resting addresses are available.
+	// Available is how many can still be given without being asked for by number: neither bound, reserved, quarantined,
+	// foreign, nor avoided. Resting addresses are available.
 	Available *big.Int
 }
 

@@ -150,7 +150,7 @@ func (m *model) own(req Request, f Family, picks []Pick) (found []candidate) {
 			}
 		case Bound:
 			onIt := slices.ContainsFunc(h.Holders, func(h Holder) bool { return h.Service.same(req.Service) })
-			if req.SharingKey != "" && h.SharingKey == req.SharingKey && !onIt {
+			if req.SharingKey != "" && h.SharingKey == req.SharingKey && !onIt && !h.Quarantined {
 				if v := m.check(req, addr, picks); v.reason == "" {
 					found = append(found, candidate{Pick{addr, v.pool, true}, []any{2, addr}})
 				}
@@ -446,9 +446,9 @@ func (m *model) usage(p Pool, f Family) Usage {
 		}
 		capacity++
 		h, held := m.holdings[addr]
-		if held && h.State() != Resting {
+		if held && (h.State() == Bound || h.State() == Reserved) {
 			allocated++
-		} else if len(m.foreign[addr]) == 0 && m.automatic(p, addr) {
+		} else if h.State() == Resting && len(m.foreign[addr]) == 0 && m.automatic(p, addr) {
 			available++
 		}
 	}

@@ -102,6 +102,7 @@ func (h *history) holding(addr netip.Addr) Holding {
 		s := h.service()
 		g.Released = &Released{s.Namespace, s.Name, h.time()}
 	}
+	g.Quarantined = h.chance(4)
 	return g
 }
 
