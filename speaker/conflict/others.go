@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package conflict
+
+import (
+	"net/netip"
+	"time"
+
+	"github.com/fairlead-lb/fairlead/speaker/link"
+)
+
+const (
+	// maxOthers bounds how many MACs are remembered, whatever a flood of frames
+	// makes up.
+	maxOthers = 64
+	// rememberFor is how long a MAC that is seen no more is remembered.
+	rememberFor = 10 * time.Minute
+)
+
+// others are the hosts outside the cluster that have answered for addresses.
+type others map[link.MAC]*other
+
+type other struct {
+	// addr is the first that it answered for.
+	addr  netip.Addr
+	proxy bool
+	// gone says that addr was removed with a conflict on record.
+	gone bool
+	seen time.Time
+}
+
+// isProxy takes an answer, and reports whether it is from a proxy: a MAC that
+// has answered for another address, too. What it made of the first one before
+// that was known is over.
+func (m *Machine) isProxy(now time.Time, seen Sighting) bool {
+	o := m.others[seen.MAC]
+	if o == nil || now.Sub(o.seen) > rememberFor {
+		if o == nil {
+			m.others.makeRoom()
+		}
+		m.others[seen.MAC] = &other{addr: seen.Addr, seen: now}
+		return false
+	}
+	o.seen = now
+	if !o.proxy && o.addr != seen.Addr {
+		o.proxy = true
+		m.out.Proxies = append(m.out.Proxies, Proxy{Interface: seen.Interface, MAC: seen.MAC, Addrs: [2]netip.Addr{o.addr, seen.Addr}})
+		m.acquit(now, seen.MAC, o)
+	}
+	return o.proxy
+}
+
+// acquit ends the conflict that the first answer of a host made.
+func (m *Machine) acquit(now time.Time, mac link.MAC, o *other) {
+	s := m.addrs[o.addr]
+	switch {
+	case s != nil && s.conflict != nil && s.conflict.MAC == mac:
+		m.end(now, s)
+	case s == nil && o.gone:
+		// It may have been given up for this.
+		m.out.Reports = append(m.out.Reports, Report{Addr: o.addr})
+	}
+}
+
+// makeRoom forgets a MAC if there are too many: rather one that is no proxy,
+// and of them the one not seen for longest.
+func (o others) makeRoom() {
+	if len(o) < maxOthers {
+		return
+	}
+	var oldest link.MAC
+	var last *other
+	for mac, one := range o {
+		if last == nil || last.proxy && !one.proxy || last.proxy == one.proxy && one.seen.Before(last.seen) {
+			oldest, last = mac, one
+		}
+	}
+	delete(o, oldest)
+}
