@@ -27,8 +27,8 @@ const (
 )
 
 // reconcileAddress lets a resting address go when its time has come, proposes
-// another owner for one that has none that is good, and says when its pool no
-// longer has it.
+// another owner for one that has none that is good, quarantines one that
+// another host has, and says when its pool no longer has it.
 func (c *Controller) reconcileAddress(ctx context.Context, req reconcile.Request) (reconcile.Result, error) {
 	addr, err := ipam.ParseObjectName(req.Name)
 	if err != nil {
@@ -43,15 +43,15 @@ func (c *Controller) reconcileAddress(ctx context.Context, req reconcile.Request
 		if err != nil {
 			return reconcile.Result{}, fmt.Errorf("propose an owner: %w", err)
 		}
-		return reconcile.Result{RequeueAfter: wait}, c.checkPool(ctx, addr, obj)
+		again, err := c.quarantine(ctx, addr, obj)
+		if err != nil {
+			return reconcile.Result{}, fmt.Errorf("quarantine: %w", err)
+		}
+		return reconcile.Result{RequeueAfter: sooner(wait, again)}, c.checkPool(ctx, addr, obj)
 	case obj.Spec.ReservedFor != nil:
 		return reconcile.Result{}, c.checkPool(ctx, addr, obj)
 	}
-	released := obj.CreationTimestamp
-	if obj.Spec.Released != nil {
-		released = obj.Spec.Released.At
-	}
-	if left := released.Add(c.pools.reuseAfter(obj.Spec.Pool)).Sub(c.now()); left > 0 {
+	if left := c.restsUntil(obj).Sub(c.now()); left > 0 {
 		return reconcile.Result{RequeueAfter: left}, nil
 	}
 	w := &write{object: obj, done: make(chan struct{})}
@@ -65,6 +65,19 @@ func (c *Controller) reconcileAddress(ctx context.Context, req reconcile.Request
 	c.ledger.mu.Unlock()
 	_, err = c.remove(ctx, addr, w)
 	return reconcile.Result{}, err
+}
+
+// restsUntil returns when an address that nobody holds may be forgotten.
+func (c *Controller) restsUntil(obj *v1alpha1.LoadBalancerIP) time.Time {
+	released := obj.CreationTimestamp
+	if obj.Spec.Released != nil {
+		released = obj.Spec.Released.At
+	}
+	until := released.Add(c.pools.reuseAfter(obj.Spec.Pool))
+	if ends := quarantineEnds(obj); ends.After(until) {
+		return ends
+	}
+	return until
 }
 
 // checkPool keeps the PoolMismatch condition. It is absent as long as the pool

@@ -238,7 +238,7 @@ func (c *Controller) decideRelease(h holding) (w *write, remove bool, busy <-cha
 		spec.SharingKey = ""
 		if spec.ReservedFor == nil {
 			spec.Released = &v1alpha1.Release{Service: v1alpha1.ServiceName{Namespace: name.Namespace, Name: name.Name}, At: metav1.NewTime(c.now().Truncate(time.Second))}
-			remove = c.pools.reuseAfter(spec.Pool) == 0
+			remove = c.pools.reuseAfter(spec.Pool) == 0 && spec.Quarantined == nil
 		}
 	}
 	l.intendLocked(addr, w)
@@ -287,7 +287,8 @@ func (c *Controller) offer(addr netip.Addr, before, after *v1alpha1.LoadBalancer
 }
 
 // freed reports whether a change of an address may lift a refusal: a Service
-// left it or changed its ports, or it is reserved no longer or for another.
+// left it or changed its ports, or it is quarantined or reserved no longer, or
+// reserved for another.
 func freed(before, after *v1alpha1.LoadBalancerIP) bool {
 	for _, b := range before.Spec.Services {
 		if !slices.ContainsFunc(after.Spec.Services, func(a v1alpha1.ServiceBinding) bool {
@@ -296,5 +297,5 @@ func freed(before, after *v1alpha1.LoadBalancerIP) bool {
 			return true
 		}
 	}
-	return before.Spec.SharingKey != after.Spec.SharingKey || !equality.Semantic.DeepEqual(before.Spec.ReservedFor, after.Spec.ReservedFor)
+	return before.Spec.Quarantined != nil && after.Spec.Quarantined == nil || before.Spec.SharingKey != after.Spec.SharingKey || !equality.Semantic.DeepEqual(before.Spec.ReservedFor, after.Spec.ReservedFor)
 }

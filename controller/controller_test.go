@@ -406,7 +406,7 @@ func TestPoolStatus(t *testing.T) {
 	if got.Status.IPv6 != nil || *got.Status.IPv4 != (v1alpha1.AddressCount{Capacity: "2", Allocated: "2", Available: "0"}) {
 		t.Errorf("counts %+v %+v", got.Status.IPv4, got.Status.IPv6)
 	}
-	want := map[string]metav1.ConditionStatus{v1alpha1.PoolReady: "False", v1alpha1.PoolOverlaps: "True", v1alpha1.PoolExhausted: "True"}
+	want := map[string]metav1.ConditionStatus{v1alpha1.PoolReady: "False", v1alpha1.PoolOverlaps: "True", v1alpha1.PoolExhausted: "True", v1alpha1.PoolConflicts: "False"}
 	for _, cond := range got.Status.Conditions {
 		if cond.Status != want[cond.Type] {
 			t.Errorf("condition %+v", cond)

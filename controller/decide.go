@@ -210,9 +210,14 @@ func (c *Controller) keptLocked(addr netip.Addr) ipam.Pick {
 }
 
 // mayStayLocked reports whether a Service may stay on an address that it holds:
-// its ports, key and policy still go with those of the others there.
+// its ports, key and policy still go with those of the others there, and if it
+// is quarantined the Service asks for just this one.
 func (c *Controller) mayStayLocked(req ipam.Request, addr netip.Addr) bool {
-	return len(c.ledger.effectiveLocked(addr).Spec.Services) < 2 || c.ledger.alloc.Check(req, addr) == nil
+	spec := &c.ledger.effectiveLocked(addr).Spec
+	if spec.Quarantined != nil && !slices.Contains(req.Addresses, addr) {
+		return false
+	}
+	return len(spec.Services) < 2 || c.ledger.alloc.Check(req, addr) == nil
 }
 
 // adoptLocked returns the address of a family that the Service's status shows
@@ -260,7 +265,7 @@ func (c *Controller) bindLocked(ctx context.Context, svc *corev1.Service, want c
 			spec.Pool = pool
 		}
 		spec.Services = append(spec.Services, binding)
-	case same && spec.Services[i].UID == binding.UID && slices.Equal(spec.Services[i].Ports, binding.Ports) && (spec.SharingKey == want.request.SharingKey || len(spec.Services) > 1):
+	case same && spec.Quarantined == nil && spec.Services[i].UID == binding.UID && slices.Equal(spec.Services[i].Ports, binding.Ports) && (spec.SharingKey == want.request.SharingKey || len(spec.Services) > 1):
 		return nil
 	default:
 		spec.Services[i] = binding
@@ -268,7 +273,8 @@ func (c *Controller) bindLocked(ctx context.Context, svc *corev1.Service, want c
 	if len(spec.Services) == 1 {
 		spec.SharingKey = want.request.SharingKey
 	}
-	spec.Released = nil
+	// Who gets a quarantined one asked for it: it is in use again.
+	spec.Released, spec.Quarantined = nil, nil
 	spec.Holder = holderLine(spec)
 	if owner, _ := c.proposeLocked(ctx, w.object, addr); owner != "" {
 		spec.Owner = owner

@@ -40,6 +40,8 @@ type ledger struct {
 	waiting  waiting
 	// holdings are the addresses bound to a namespace/name, whatever the UID.
 	holdings map[types.NamespacedName]map[netip.Addr]struct{}
+	// quarantined are the addresses whose objects say so.
+	quarantined map[netip.Addr]struct{}
 	// counts is the number of bound addresses that a node announces or is
 	// about to, and bearers is which.
 	counts  map[string]int
@@ -73,6 +75,8 @@ func newLedger() *ledger {
 		counts:   map[string]int{},
 		bearers:  map[netip.Addr]bearer{},
 		moves:    map[netip.Addr]moves{},
+
+		quarantined: map[netip.Addr]struct{}{},
 	}
 }
 
@@ -280,10 +284,13 @@ func (l *ledger) reindexLocked(addr netip.Addr, before *v1alpha1.LoadBalancerIP)
 		}
 	}
 	l.countLocked(addr, before, after)
-	if after == nil {
+	if delete(l.quarantined, addr); after == nil {
 		delete(l.moves, addr)
 		l.alloc.Delete(addr)
 		return
+	}
+	if after.Spec.Quarantined != nil {
+		l.quarantined[addr] = struct{}{}
 	}
 	for _, b := range after.Spec.Services {
 		name := types.NamespacedName{Namespace: b.Namespace, Name: b.Name}
@@ -315,7 +322,7 @@ func (l *ledger) countLocked(addr netip.Addr, before, after *v1alpha1.LoadBalanc
 
 // holdingLocked translates an object for the allocator.
 func (l *ledger) holdingLocked(addr netip.Addr, obj *v1alpha1.LoadBalancerIP) ipam.Holding {
-	h := ipam.Holding{Address: addr, Pool: obj.Spec.Pool, SharingKey: obj.Spec.SharingKey}
+	h := ipam.Holding{Address: addr, Pool: obj.Spec.Pool, SharingKey: obj.Spec.SharingKey, Quarantined: obj.Spec.Quarantined != nil}
 	for _, b := range obj.Spec.Services {
 		holder := ipam.Holder{
 			Service: ipam.ServiceRef{Namespace: b.Namespace, Name: b.Name, UID: string(b.UID)},

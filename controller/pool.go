@@ -40,6 +40,9 @@ const (
 	reasonNoOverlap        = "NoOverlap"        // none of its addresses is in another pool
 	reasonExhausted        = "NoAddressLeft"    // a family that it has addresses of has none to give
 	reasonAddressesLeft    = "AddressesLeft"    // every family that it has addresses of has some to give
+	reasonNoConflict       = "NoConflict"       // no address is quarantined
+	reasonQuarantined      = "Quarantined"      // addresses are quarantined, because hosts outside the cluster have them
+	reasonQuarantineLimit  = "QuarantineLimit"  // three are, and no more will be before an hour has passed since the first
 )
 
 const maxNamedOverlappingPool = 5
@@ -253,7 +256,7 @@ func (c *Controller) reconcilePoolStatus(ctx context.Context, req reconcile.Requ
 		return reconcile.Result{}, nil
 	}
 	updated := obj.DeepCopy()
-	setPoolStatus(updated, p.ready, stats, overlaps, metav1.NewTime(c.now()))
+	setPoolStatus(updated, p.ready, stats, overlaps, c.ledger.quarantines(obj.Name), metav1.NewTime(c.now()))
 	if equality.Semantic.DeepEqual(obj.Status, updated.Status) {
 		return reconcile.Result{}, nil
 	}
@@ -264,7 +267,7 @@ func (c *Controller) reconcilePoolStatus(ctx context.Context, req reconcile.Requ
 	return reconcile.Result{}, err
 }
 
-func setPoolStatus(obj *v1alpha1.LoadBalancerIPPool, ready metav1.Condition, stats ipam.Stats, overlaps []string, now metav1.Time) {
+func setPoolStatus(obj *v1alpha1.LoadBalancerIPPool, ready metav1.Condition, stats ipam.Stats, overlaps, quarantined []string, now metav1.Time) {
 	obj.Status.IPv4, obj.Status.IPv6 = addressCount(stats.IPv4), addressCount(stats.IPv6)
 
 	overlap := metav1.Condition{Type: v1alpha1.PoolOverlaps, Status: metav1.ConditionFalse, Reason: reasonNoOverlap, Message: "no other pool has an address of this one"}
@@ -292,7 +295,7 @@ func setPoolStatus(obj *v1alpha1.LoadBalancerIPPool, ready metav1.Condition, sta
 		exhausted.Message = "no " + strings.Join(empty, " and no ") + " address is left: add some to spec.addresses or delete Services that need none"
 	}
 
-	for _, cond := range []metav1.Condition{ready, overlap, exhausted} {
+	for _, cond := range []metav1.Condition{ready, overlap, exhausted, conflictsCondition(quarantined)} {
 		cond.LastTransitionTime, cond.ObservedGeneration = now, obj.Generation
 		meta.SetStatusCondition(&obj.Status.Conditions, cond)
 	}

@@ -95,9 +95,14 @@ func (c *Controller) foreignAddresses(svc *corev1.Service, held []netip.Addr, se
 const behindPatience = 50 * time.Millisecond
 
 // claimPatience is how long a new address may go unshown while its owner has
-// not claimed it. Mostly it has within a few milliseconds, and then the
-// address answers by the time it is seen, and one write tells both.
-const claimPatience = 300 * time.Millisecond
+// not claimed it. Mostly it has within half a second, in which it made sure
+// that no other host has the address, and then the address answers by the time
+// it is seen, and one write tells both.
+const claimPatience = 800 * time.Millisecond
+
+// justBound is the time after this controller bound an address in which it
+// needn't ask whether it still is.
+const justBound = time.Second
 
 // serve gives the Service its addresses and shows them. It returns after what
 // time to come back, zero for not without a reason.
@@ -144,6 +149,7 @@ func (c *Controller) serve(ctx context.Context, svc *corev1.Service) (time.Durat
 	}
 	updated := svc.DeepCopy()
 	setStatus(updated, a, len(a.Surplus) > 0 || len(adopt) > 0, c.claimed, func(a netip.Addr) (plan.Reason, string) { return c.unowned(ctx, a) }, metav1.NewTime(c.now()))
+	c.setConflict(updated, a.Addresses)
 	surplus := c.ledger.holdingsOf(name, a.Surplus)
 	if len(surplus) > 0 && equality.Semantic.DeepEqual(svc, updated) {
 		// Another controller may have bound it and be about to show it, and
@@ -155,6 +161,7 @@ func (c *Controller) serve(ctx context.Context, svc *corev1.Service) (time.Durat
 	}
 	c.ledger.stands(updated)
 	c.tell(svc, updated)
+	c.tellConflict(svc, updated)
 	if err := c.releaseAll(ctx, surplus); err != nil || !contest.on() {
 		return 0, err
 	}
@@ -245,7 +252,7 @@ func (c *Controller) confirm(ctx context.Context, svc *corev1.Service) error {
 func (c *Controller) verify(ctx context.Context, svc *corev1.Service, addrs []netip.Addr) error {
 	visible, _ := shown(svc)
 	for _, addr := range addrs {
-		if slices.Contains(visible, addr) || c.now().Sub(c.ledger.boundSince(svc, addr)) < 2*claimPatience {
+		if slices.Contains(visible, addr) || c.now().Sub(c.ledger.boundSince(svc, addr)) < justBound {
 			continue
 		}
 		obj := &v1alpha1.LoadBalancerIP{}

@@ -41,6 +41,9 @@ const (
 	ReasonAwaitingClaim = "AwaitingClaim"
 	// ReasonNoEligibleNode: no node has claimed the address, and none may.
 	ReasonNoEligibleNode = "NoEligibleNode"
+	// ReasonAddressConflict: a host outside the cluster has the address, too;
+	// the message has its MAC.
+	ReasonAddressConflict = "AddressConflict"
 	// ReasonNotAllocated: there is nothing to announce.
 	ReasonNotAllocated = "NotAllocated"
 )

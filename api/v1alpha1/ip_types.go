@@ -72,6 +72,18 @@ type Release struct {
 	At metav1.Time `json:"at"`
 }
 
+// Quarantine says that a host outside the cluster has the address.
+type Quarantine struct {
+	// MAC of that host, which answered before any node announced the address.
+	// +kubebuilder:validation:MaxLength=17
+	MAC string `json:"mac"`
+	// At is when the address was quarantined.
+	// +kubebuilder:validation:Type=string
+	// +kubebuilder:validation:Format=date-time
+	// +kubebuilder:validation:Pattern=`^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}([.][0-9]+)?(Z|(-|[+])([01][0-9]|2[0-3]):[0-5][0-9])$`
+	At metav1.Time `json:"at"`
+}
+
 // LoadBalancerIPSpec says who holds the address. The controller writes it, and
 // a person who reserves an address: address and reservedFor are enough then.
 //
@@ -127,6 +139,11 @@ type LoadBalancerIPSpec struct {
 	// Released is set while the address rests.
 	// +optional
 	Released *Release `json:"released,omitempty"`
+
+	// Quarantined keeps an address that a host outside the cluster has from
+	// being given to who doesn't ask for it by number, for an hour.
+	// +optional
+	Quarantined *Quarantine `json:"quarantined,omitempty"`
 }
 
 // L2Claim is written by the node that answers for the address.
@@ -149,6 +166,24 @@ type L2Claim struct {
 	Since metav1.Time `json:"since"`
 }
 
+// Conflict is written by the node that announces the address, or is to, when it
+// sees that a host outside the cluster has it.
+type Conflict struct {
+	// By is the node that saw it.
+	By string `json:"by"`
+	// Interface it was seen on.
+	// +optional
+	Interface string `json:"interface,omitempty"`
+	// MAC of the other host.
+	// +kubebuilder:validation:MaxLength=17
+	MAC string `json:"mac"`
+	// At is when. While it goes on it is written anew from time to time only.
+	// +kubebuilder:validation:Type=string
+	// +kubebuilder:validation:Format=date-time
+	// +kubebuilder:validation:Pattern=`^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}([.][0-9]+)?(Z|(-|[+])([01][0-9]|2[0-3]):[0-5][0-9])$`
+	At metav1.Time `json:"at"`
+}
+
 // Verification is written by a node that got an answer for the address on the
 // wire from another node.
 type Verification struct {
@@ -168,10 +203,15 @@ type LoadBalancerIPStatus struct {
 	// L2 is the claim of the node that announces the address on layer 2.
 	// +optional
 	L2 *L2Claim `json:"l2,omitempty"`
-	// Verified is the last proof that the address answers.
+	// Verified is the last proof that the address answers, if the last attempt
+	// to get one did not fail.
 	// +optional
 	Verified *Verification `json:"verified,omitempty"`
-	// Conditions: PoolMismatch (by the controller).
+	// Conflict says which other host has the address, while one has.
+	// +optional
+	Conflict *Conflict `json:"conflict,omitempty"`
+	// Conditions: PoolMismatch (by the controller), AddressConflict and
+	// Verified (by speakers).
 	// +optional
 	// +listType=map
 	// +listMapKey=type
@@ -194,6 +234,8 @@ type LoadBalancerIPStatus struct {
 // +kubebuilder:printcolumn:name="Term",type=integer,JSONPath=`.status.l2.term`,priority=1
 // +kubebuilder:printcolumn:name="Proposed",type=string,JSONPath=`.spec.owner`,priority=1
 // +kubebuilder:printcolumn:name="Reserved",type=string,JSONPath=`.spec.reservedFor.namespace`,priority=1
+// +kubebuilder:printcolumn:name="Verified",type=string,JSONPath=`.status.conditions[?(@.type=="Verified")].status`,priority=1
+// +kubebuilder:printcolumn:name="Conflict",type=string,JSONPath=`.status.conflict.mac`,priority=1
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
 type LoadBalancerIP struct {
 	metav1.TypeMeta   `json:",inline"`
@@ -216,3 +258,36 @@ type LoadBalancerIPList struct {
 // PoolMismatch is the condition of a held or reserved address that its pool no
 // longer contains. Held, it keeps being announced until a person frees it.
 const PoolMismatch = "PoolMismatch"
+
+// Condition types of a LoadBalancerIP that speakers write.
+const (
+	// AddressConflict is True while a host outside the cluster has the address,
+	// too; status.conflict names it.
+	AddressConflict = "AddressConflict"
+	// AddressVerified says whether another node than the one that announces the
+	// address got an answer for it on the wire, with the MAC that is claimed.
+	AddressVerified = "Verified"
+)
+
+// Reasons of AddressConflict.
+const (
+	// ConflictProbeAnswered says that the other host answered before a node
+	// announced the address, and that none does until the host is gone.
+	ConflictProbeAnswered = "ProbeAnswered"
+	// ConflictClaimSeen says that the other host claimed the address while a
+	// node announced it, and goes on to.
+	ConflictClaimSeen = "ClaimSeen"
+	// ConflictOver says that the other host has not been seen for a while.
+	ConflictOver = "ConflictOver"
+)
+
+// Reasons of Verified.
+const (
+	// VerifiedAnswered says that the node that claims the address answers.
+	VerifiedAnswered = "Answered"
+	// VerifiedNoAnswer says that nobody answered three requests.
+	VerifiedNoAnswer = "NoAnswer"
+	// VerifiedOtherMAC says that another answered than the node that claims the
+	// address.
+	VerifiedOtherMAC = "OtherMAC"
+)

@@ -93,7 +93,7 @@ type AddressCount struct {
 	// Allocated is how many are bound to Services or reserved.
 	Allocated string `json:"allocated"`
 	// Available is how many could be handed out now, unless the pool is
-	// disabled; resting ones count.
+	// disabled; resting ones count, quarantined ones don't.
 	Available string `json:"available"`
 }
 
@@ -105,7 +105,7 @@ type LoadBalancerIPPoolStatus struct {
 	// IPv6 counts; absent when the pool holds no IPv6 address.
 	// +optional
 	IPv6 *AddressCount `json:"ipv6,omitempty"`
-	// Conditions: Ready, Overlaps, Exhausted.
+	// Conditions: Ready, Overlaps, Exhausted, Conflicts.
 	// +optional
 	// +listType=map
 	// +listMapKey=type
@@ -156,4 +156,7 @@ const (
 	PoolOverlaps = "Overlaps"
 	// PoolExhausted is True when a family has no address left to hand out.
 	PoolExhausted = "Exhausted"
+	// PoolConflicts is True while addresses are quarantined because hosts
+	// outside the cluster have them.
+	PoolConflicts = "Conflicts"
 )

@@ -79,7 +79,52 @@ var _ = Describe("A speaker's rights", onLab, func() {
 		speaker := actingAs(ctx, cluster.Speaker, "node1")
 		forbidden(write(ctx, speaker, func(status *v1alpha1.LoadBalancerIPStatus) {
 			meta.SetStatusCondition(&status.Conditions, metav1.Condition{Type: v1alpha1.PoolMismatch, Status: metav1.ConditionTrue, Reason: "Lie"})
-		}), "conditions are the controller's")
+		}), "are the controller's")
+	})
+
+	It("are to tell who else has an address that its own node is to announce", func(ctx SpecContext) {
+		conflict := func(by string) func(*v1alpha1.LoadBalancerIPStatus) {
+			return func(status *v1alpha1.LoadBalancerIPStatus) {
+				status.Conflict = &v1alpha1.Conflict{By: by, MAC: "02:00:00:00:00:99", At: metav1.Now()}
+				meta.SetStatusCondition(&status.Conditions, metav1.Condition{
+					Type: v1alpha1.AddressConflict, Status: metav1.ConditionTrue, Reason: v1alpha1.ConflictProbeAnswered,
+				})
+			}
+		}
+		over := func(status *v1alpha1.LoadBalancerIPStatus) {
+			status.Conflict = nil
+			meta.SetStatusCondition(&status.Conditions, metav1.Condition{
+				Type: v1alpha1.AddressConflict, Status: metav1.ConditionFalse, Reason: v1alpha1.ConflictOver,
+			})
+		}
+		mine, other := actingAs(ctx, cluster.Speaker, "node1"), actingAs(ctx, cluster.Speaker, "node2")
+		forbidden(write(ctx, mine, conflict("node1")), "a speaker may tell of a conflict only if its own node, which is node1,")
+		Expect(write(ctx, mine, claimFor("node1"))).To(Succeed())
+		forbidden(write(ctx, mine, conflict("node2")), "only of what it saw itself")
+		Expect(write(ctx, mine, conflict("node1"))).To(Succeed())
+		forbidden(write(ctx, other, over), "a speaker may tell of a conflict only if its own node, which is node2,")
+		Expect(write(ctx, mine, over)).To(Succeed())
+	})
+
+	It("are to verify what another node has claimed", func(ctx SpecContext) {
+		verified := func(by string, status metav1.ConditionStatus) func(*v1alpha1.LoadBalancerIPStatus) {
+			return func(s *v1alpha1.LoadBalancerIPStatus) {
+				reason := v1alpha1.VerifiedNoAnswer
+				if s.Verified = nil; status == metav1.ConditionTrue {
+					reason = v1alpha1.VerifiedAnswered
+					s.Verified = &v1alpha1.Verification{By: by, MAC: "02:00:00:00:00:01", At: metav1.Now()}
+				}
+				meta.SetStatusCondition(&s.Conditions, metav1.Condition{Type: v1alpha1.AddressVerified, Status: status, Reason: reason})
+			}
+		}
+		owner, backup := actingAs(ctx, cluster.Speaker, "node1"), actingAs(ctx, cluster.Speaker, "node2")
+		forbidden(write(ctx, backup, verified("node2", metav1.ConditionTrue)), "only what another node than its own, which is node2, has claimed")
+		Expect(write(ctx, owner, claimFor("node1"))).To(Succeed())
+		forbidden(write(ctx, owner, verified("node1", metav1.ConditionTrue)), "only what another node than its own, which is node1, has claimed")
+		forbidden(write(ctx, backup, verified("node3", metav1.ConditionTrue)), "only say what it saw itself")
+		Expect(write(ctx, backup, verified("node2", metav1.ConditionTrue))).To(Succeed())
+		Expect(write(ctx, backup, verified("node2", metav1.ConditionFalse))).To(Succeed())
+		forbidden(write(ctx, owner, verified("node1", metav1.ConditionTrue)), "only what another node")
 	})
 
 	It("are to tell of its own node, and no other", func(ctx SpecContext) {
