@@ -135,6 +135,9 @@ func TestConflictIsRecordedAndEnds(t *testing.T) {
 				synctest.Wait()
 				first := w.says(v1alpha1.AddressConflict, metav1.ConditionTrue, tc.reason)
 				want := &v1alpha1.Conflict{By: "n1", Interface: "eth0", MAC: stranger.String(), At: metav1.NewTime(time.Now().Truncate(time.Second))}
+				if !InConflict(w.status(vip)) {
+					t.Error("it isn't in conflict")
+				}
 				got := w.status(vip).Conflict
 				if got == nil || !got.At.Equal(&want.At) {
 					t.Fatalf("conflict %+v", got)
@@ -152,8 +155,8 @@ func TestConflictIsRecordedAndEnds(t *testing.T) {
 				w.Conflict(conflict.Report{Addr: vip})
 				synctest.Wait()
 				w.says(v1alpha1.AddressConflict, metav1.ConditionFalse, v1alpha1.ConflictOver)
-				if c := w.status(vip).Conflict; c != nil {
-					t.Errorf("conflict %+v", c)
+				if s := w.status(vip); s.Conflict != nil || InConflict(s) {
+					t.Errorf("conflict %+v", s.Conflict)
 				}
 				w.Conflict(conflict.Report{Addr: vip})
 				time.Sleep(time.Minute)
@@ -188,12 +191,20 @@ func TestVerificationIsRecorded(t *testing.T) {
 		if v := w.status(vip).Verified; v == nil || v.By != "n1" || v.MAC != owner.String() {
 			t.Errorf("verified %+v", v)
 		}
+		want := verify.Result{Addr: vip, State: verify.Answered, MAC: owner, At: time.Now().Truncate(time.Second)}
+		if got := Verification(vip, w.status(vip)); got.State != want.State || got.MAC != want.MAC || !got.At.Equal(want.At) {
+			t.Errorf("read %+v, want %+v", got, want)
+		}
 		for state, reason := range map[verify.State]string{verify.NoAnswer: v1alpha1.VerifiedNoAnswer, verify.OtherMAC: v1alpha1.VerifiedOtherMAC} {
 			w.Verified(verify.Result{Addr: vip, State: state, MAC: stranger, At: time.Now()})
 			time.Sleep(time.Minute)
 			w.says(v1alpha1.AddressVerified, metav1.ConditionFalse, reason)
 			if v := w.status(vip).Verified; v != nil {
 				t.Errorf("verified %+v", v)
+			}
+			// Which MAC it was then is in the message only.
+			if got := Verification(vip, w.status(vip)); got.MAC != (link.MAC{}) || got.State != state && state == verify.NoAnswer {
+				t.Errorf("read %+v", got)
 			}
 		}
 	}, ip(vip, "n2", "n2"))

@@ -123,8 +123,9 @@ type check struct {
 	// stranger is a MAC that answered and is not the claimed one.
 	stranger link.MAC
 	suspect  bool
-	// asked says that somebody wants to know what comes out.
-	asked bool
+	// asked says that somebody wants to know what comes out; once that nobody
+	// else does.
+	asked, once bool
 }
 
 // New returns a Machine that takes its jitter from r.
@@ -145,13 +146,14 @@ func (m *Machine) Set(now time.Time, c Claim) {
 			m.begin.Set(c.Addr, now.Add(settle+time.Duration(m.rand.Int64N(int64(interval)))))
 			return
 		}
-	case known.Node == c.Node && known.Term == c.Term && known.MAC == c.MAC && known.Interface == c.Interface:
+	case !known.once && known.Node == c.Node && known.Term == c.Term && known.MAC == c.MAC && known.Interface == c.Interface:
 		return // the record is ours, or that of one who was first backup for a moment
 	default:
-		recorded := known.Recorded
 		m.clear(known)
+		if !known.once {
+			c.Recorded = known.Recorded // which is newer
+		}
 		*known = check{Claim: c, asked: known.asked}
-		known.Recorded = recorded
 		m.rounds.Remove(c.Addr)
 	}
 	m.begin.Set(c.Addr, now.Add(settle))
@@ -168,15 +170,16 @@ func (m *Machine) Remove(addr netip.Addr) {
 	}
 }
 
-// Check has a claim that was Set checked at once, because another node suspects
-// its owner. What comes out will be in Checked.
-func (m *Machine) Check(now time.Time, addr netip.Addr) {
-	c := m.claims[addr]
+// Check has a claim checked at once, because another node suspects its owner.
+// What comes out will be in Checked, and nowhere else unless the claim was Set.
+func (m *Machine) Check(now time.Time, claim Claim) {
+	c := m.claims[claim.Addr]
 	if c == nil {
-		return
+		c = &check{Claim: claim, once: true}
+		m.claims[claim.Addr] = c
 	}
 	if c.asked = true; c.round == 0 {
-		m.begin.Set(addr, now)
+		m.begin.Set(claim.Addr, now)
 	}
 }
 
@@ -191,9 +194,8 @@ func (m *Machine) Answered(now time.Time, iface string, addr netip.Addr, mac lin
 		return
 	}
 	m.clear(c)
-	m.found(c, Result{Addr: addr, State: Answered, MAC: mac, At: now})
 	m.rounds.Remove(addr)
-	m.begin.Set(addr, now.Add(interval*3/4+time.Duration(m.rand.Int64N(int64(interval/2)))))
+	m.found(c, Result{Addr: addr, State: Answered, MAC: mac, At: now}, interval*3/4+time.Duration(m.rand.Int64N(int64(interval/2))))
 }
 
 // Tick does what is due.
@@ -232,18 +234,24 @@ func (m *Machine) missed(now time.Time, c *check) {
 	if c.stranger != (link.MAC{}) {
 		r.State, r.MAC = OtherMAC, c.stranger
 	}
-	c.suspect = true
-	m.out.Suspects = append(m.out.Suspects, Suspicion{Addr: c.Addr, Node: c.Node, Interface: c.Interface, Result: r})
-	m.found(c, r)
-	m.begin.Set(c.Addr, now.Add(suspectInterval))
+	if !c.once {
+		c.suspect = true
+		m.out.Suspects = append(m.out.Suspects, Suspicion{Addr: c.Addr, Node: c.Node, Interface: c.Interface, Result: r})
+	}
+	m.found(c, r, suspectInterval)
 }
 
-// found ends a check.
-func (m *Machine) found(c *check, r Result) {
+// found ends a check; the next is after some time.
+func (m *Machine) found(c *check, r Result, next time.Duration) {
 	if c.asked {
 		m.out.Checked = append(m.out.Checked, r)
 	}
+	if c.once {
+		m.Remove(c.Addr)
+		return
+	}
 	c.round, c.stranger, c.asked = 0, link.MAC{}, false
+	m.begin.Set(c.Addr, r.At.Add(next))
 	if was := c.Recorded; was.State == r.State && was.MAC == r.MAC && r.At.Sub(was.At) < refreshAfter {
 		return
 	}

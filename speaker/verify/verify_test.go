@@ -234,16 +234,35 @@ func TestCheckIsAtOnce(t *testing.T) {
 	l.set()
 	l.wait(settle)
 	l.saw(answered)
-	l.m.Check(l.now, vip)
+	l.m.Check(l.now, claim)
 	l.wait(0)
 	l.saw("checked " + answered)
 	l.answers = nil
-	l.m.Check(l.now, vip)
+	l.m.Check(l.now, claim)
 	l.wait(rounds * roundTime)
 	l.saw(suspect, silent, "checked "+silent)
-	l.m.Check(l.now, netip.MustParseAddr("192.0.2.11")) // of which it doesn't know
+}
+
+// A third node is asked what it thinks, and that is all.
+func TestCheckOfAnothersClaim(t *testing.T) {
+	l := newLAN(t)
+	l.m.Check(l.now, claim)
+	l.wait(rounds * roundTime)
+	l.saw("checked " + silent)
+	l.answers = []link.MAC{owner}
+	l.m.Check(l.now, claim)
+	l.wait(time.Hour)
+	l.saw("checked " + answered)
+	if len(l.m.claims) != 0 || !l.m.Next().IsZero() {
+		t.Error("it goes on")
+	}
+	// Who becomes first backup meanwhile answers the question, and goes on.
+	l.answers = nil
+	l.m.Check(l.now, claim)
 	l.wait(0)
-	l.saw()
+	l.set()
+	l.wait(settle + rounds*roundTime)
+	l.saw(suspect, silent, "checked "+silent)
 }
 
 func TestManyAddressesAreAskedForAtAPace(t *testing.T) {
@@ -306,7 +325,10 @@ func TestInvariants(t *testing.T) {
 			case 1:
 				m.Remove(addr)
 			case 2:
-				m.Check(now, addr)
+				m.Check(now, Claim{Addr: addr, Node: "n0", MAC: owner, Interface: "eth0"})
+				if all[addr] == nil {
+					all[addr] = &known{}
+				}
 			case 3:
 				m.Answered(now, "eth0", addr, owner)
 				if all[addr] != nil {
