@@ -51,8 +51,9 @@ const (
 	// more is seen of it.
 	overAfter = 5 * time.Minute
 	// tellAfter is between two reports of one address while another host has it
-	// and it is another MAC each time, tellAgainAfter if nothing changes.
-	tellAfter, tellAgainAfter = time.Minute, 10 * time.Minute
+	// and it is another MAC each time, tellAgainAfter if nothing changes: a
+	// report is a write of the address and of its Services.
+	tellAfter, tellAgainAfter = 5 * time.Minute, 10 * time.Minute
 )
 
 // Address is one that the node announces or is to.

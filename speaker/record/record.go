@@ -24,7 +24,7 @@ import (
 const (
 	// conflictPace and verifiedPace are between two writes. A Service may wait
 	// for what is told of a conflict, nobody for a verification.
-	conflictPace = 10 * time.Millisecond
+	conflictPace = 20 * time.Millisecond
 	verifiedPace = 50 * time.Millisecond
 )
 
