@@ -273,6 +273,11 @@ func TestProxyIsFoundByTwoAddresses(t *testing.T) {
 	l.set(Address{Addr: vip2, First: true})
 	l.wait(probeTime)
 	l.saw("proxy 02:00:00:00:00:99", "over 192.0.2.10", "free 192.0.2.11")
+	// The next new address may be a long time coming.
+	l.wait(20 * time.Hour)
+	l.set(Address{Addr: vip6, First: true})
+	l.wait(probeTime)
+	l.saw("free 2001:db8::10")
 
 	l = newLAN(t)
 	l.answers = func(a Ask) []link.MAC { return []link.MAC{stranger} }

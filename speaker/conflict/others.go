@@ -13,8 +13,9 @@ const (
 	// maxOthers bounds how many MACs are remembered, whatever a flood of frames
 	// makes up.
 	maxOthers = 64
-	// rememberFor is how long a MAC that is seen no more is remembered.
-	rememberFor = 10 * time.Minute
+	// rememberFor is how long a MAC that is seen no more is remembered, and
+	// rememberProxyFor one that is known for a proxy: new addresses may be rare.
+	rememberFor, rememberProxyFor = 10 * time.Minute, 24 * time.Hour
 )
 
 // others are the hosts outside the cluster that have answered for addresses.
@@ -34,7 +35,7 @@ type other struct {
 // that was known is over.
 func (m *Machine) isProxy(now time.Time, seen Sighting) bool {
 	o := m.others[seen.MAC]
-	if o == nil || now.Sub(o.seen) > rememberFor {
+	if o == nil || o.forgotten(now) {
 		if o == nil {
 			m.others.makeRoom()
 		}
@@ -48,6 +49,13 @@ func (m *Machine) isProxy(now time.Time, seen Sighting) bool {
 		m.acquit(now, seen.MAC, o)
 	}
 	return o.proxy
+}
+
+func (o *other) forgotten(now time.Time) bool {
+	if o.proxy {
+		return now.Sub(o.seen) > rememberProxyFor
+	}
+	return now.Sub(o.seen) > rememberFor
 }
 
 // acquit ends the conflict that the first answer of a host made.
