@@ -87,6 +87,14 @@ func (c *Controller) quarantine(ctx context.Context, addr netip.Addr, obj *v1alp
 	return 0, nil
 }
 
+// sooner returns the shorter of two waits, of which zero is for nothing.
+func sooner(a, b time.Duration) time.Duration {
+	if a == 0 || b != 0 && b < a {
+		return b
+	}
+	return a
+}
+
 // holdersOf returns the Services on an address, and whether one of them asks
 // for it by number.
 func (c *Controller) holdersOf(ctx context.Context, addr netip.Addr, obj *v1alpha1.LoadBalancerIP) (holders []*corev1.Service, wanted bool) {
