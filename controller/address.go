@@ -47,7 +47,10 @@ func (c *Controller) reconcileAddress(ctx context.Context, req reconcile.Request
 		if err != nil {
 			return reconcile.Result{}, fmt.Errorf("quarantine: %w", err)
 		}
-		return reconcile.Result{RequeueAfter: sooner(wait, again)}, c.checkPool(ctx, addr, obj)
+		if err := c.checkPool(ctx, addr, obj); err != nil {
+			return reconcile.Result{}, err
+		}
+		return reconcile.Result{RequeueAfter: sooner(wait, again)}, nil
 	case obj.Spec.ReservedFor != nil:
 		return reconcile.Result{}, c.checkPool(ctx, addr, obj)
 	}
