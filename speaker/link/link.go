@@ -43,6 +43,20 @@ func (l Link) Equal(o Link) bool {
 		slices.Equal(l.Prefixes, o.Prefixes) && slices.Equal(l.Gateways, o.Gateways)
 }
 
+// Announces tells whether an address on one of its networks, or on those behind
+// its gateways, can be announced on the interface.
+//
+// One that does no ARP announces nothing. kube-proxy's dummy in IPVS mode is
+// such, with the address of every Service on it. One that has only addresses
+// that are a network of their own, and leads to no gateway, can announce
+// nothing either: some pod networks have such an interface for each Pod.
+func (l Link) Announces() bool {
+	onNetwork := slices.ContainsFunc(l.Prefixes, func(p netip.Prefix) bool {
+		return !p.IsSingleIP() && !(p.Addr().Is6() && p.Addr().IsLinkLocalUnicast())
+	})
+	return l.ARP && (onNetwork || len(l.Gateways) > 0)
+}
+
 // fromNetlink returns the interfaces that can carry addresses, in the order of
 // their indices.
 //

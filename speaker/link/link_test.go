@@ -175,3 +175,33 @@ func TestFromNetlink(t *testing.T) {
 		})
 	}
 }
+
+func TestAnnounces(t *testing.T) {
+	ether := func(prefixes ...string) (l Link) {
+		l.ARP = true
+		for _, p := range prefixes {
+			l.Prefixes = append(l.Prefixes, netip.MustParsePrefix(p))
+		}
+		return l
+	}
+	leading := ether("192.0.2.1/32")
+	leading.Gateways = []netip.Addr{netip.MustParseAddr("172.31.1.1")}
+	tunnel := leading
+	tunnel.ARP = false
+	for name, tt := range map[string]struct {
+		link Link
+		want bool
+	}{
+		"on a network":                    {ether("192.0.2.1/24"), true},
+		"on an IPv6 network":              {ether("2001:db8::1/64"), true},
+		"with a gateway":                  {leading, true},
+		"without ARP":                     {tunnel, false},
+		"with an address of no network":   {ether("192.0.2.1/32"), false},
+		"with a link-local address alone": {ether("fe80::1/64"), false},
+		"without an address":              {ether(), false},
+	} {
+		if got := tt.link.Announces(); got != tt.want {
+			t.Errorf("%s: %t", name, got)
+		}
+	}
+}
