@@ -12,6 +12,7 @@ const (
 	MaxInterfaceAddresses = 64
 	MaxInterfaceGateways  = 16
 	MaxSpeakerEndpoints   = 256
+	MaxSpeakerNotHeard    = 64
 )
 
 // InterfaceAddress is an address of a node with the length of its network's
@@ -84,12 +85,43 @@ type SpeakerStatus struct {
 	// +listMapKey=name
 	// +kubebuilder:validation:MaxItems=128
 	Interfaces []Interface `json:"interfaces,omitempty"`
-	// Conditions: none yet.
+	// NotHeard are nodes whose speakers share a network with this one and are
+	// not heard on it, sorted.
+	// +optional
+	// +listType=set
+	// +kubebuilder:validation:MaxItems=64
+	// +kubebuilder:validation:items:MaxLength=253
+	NotHeard []string `json:"notHeard,omitempty"`
+	// Conditions: Healthy, NoInterface, StrictARP, MeshDown,
+	// ReversePathFiltered, ARPIgnored. They decide nothing.
 	// +optional
 	// +listType=map
 	// +listMapKey=type
 	Conditions []metav1.Condition `json:"conditions,omitempty"`
 }
+
+// Conditions of a Speaker. They decide nothing: the node announces all the same.
+const (
+	// SpeakerHealthy is False when another condition tells of a problem. The
+	// reason is the type of the gravest, the message has those of all.
+	SpeakerHealthy = "Healthy"
+	// SpeakerNoInterface is True when no interface can announce anything.
+	SpeakerNoInterface = "NoInterface"
+	// SpeakerStrictARP is False when kube-proxy is in IPVS mode and the kernel
+	// answers ARP for the addresses of all Services, on whichever node, or asks
+	// in their name.
+	SpeakerStrictARP = "StrictARP"
+	// SpeakerMeshDown is True when other speakers share a network with this one
+	// and none of them is heard on it.
+	SpeakerMeshDown = "MeshDown"
+	// SpeakerReversePathFiltered is True when the kernel drops what some clients
+	// send to the addresses, because the way back to them is by another
+	// interface and rp_filter is strict.
+	SpeakerReversePathFiltered = "ReversePathFiltered"
+	// SpeakerARPIgnored is True when the kernel answers ARP for no address of the
+	// node, so that the end of its speaker alone looks like the end of the node.
+	SpeakerARPIgnored = "ARPIgnored"
+)
 
 // Speaker is what the speaker of a node tells of it. It has the name of the
 // Node, which owns it, and is written by that speaker alone: when something
@@ -98,6 +130,8 @@ type SpeakerStatus struct {
 // +kubebuilder:object:root=true
 // +kubebuilder:subresource:status
 // +kubebuilder:resource:scope=Cluster,shortName=lbspeaker,categories=fairlead
+// +kubebuilder:printcolumn:name="Healthy",type=string,JSONPath=`.status.conditions[?(@.type=="Healthy")].status`
+// +kubebuilder:printcolumn:name="Reason",type=string,JSONPath=`.status.conditions[?(@.type=="Healthy")].reason`
 // +kubebuilder:printcolumn:name="Interface",type=string,JSONPath=`.status.interfaces[0].name`
 // +kubebuilder:printcolumn:name="Up",type=boolean,JSONPath=`.status.interfaces[0].up`
 // +kubebuilder:printcolumn:name="Addresses",type=string,JSONPath=`.status.interfaces[0].addresses`
