@@ -6,9 +6,6 @@ import (
 	"net/netip"
 	"slices"
 
-	"k8s.io/apimachinery/pkg/api/meta"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-
 	"github.com/fairlead-lb/fairlead/api/v1alpha1"
 	"github.com/fairlead-lb/fairlead/plan"
 	"github.com/fairlead-lb/fairlead/speaker/link"
@@ -16,12 +13,6 @@ import (
 
 // interfaces returns what a Speaker tells of the links: first those with a
 // gateway, last those that only advertisements name.
-//
-// A link that does no ARP announces nothing. kube-proxy's dummy in IPVS mode is
-// one, with the address of every Service on it. A link that has only addresses
-// that are a network of their own, and leads to no gateway, can announce
-// nothing either, unless an advertisement names it: some pod networks have such
-// an interface for each Pod.
 func interfaces(links []link.Link, named []plan.Patterns) []v1alpha1.Interface {
 	var leading, connected, others []v1alpha1.Interface
 	for _, l := range links {
@@ -29,12 +20,10 @@ func interfaces(links []link.Link, named []plan.Patterns) []v1alpha1.Interface {
 			continue
 		}
 		i := v1alpha1.Interface{Name: l.Name, MAC: l.MAC.String(), Up: l.Up, IPv6: l.NDP}
-		onNetwork := false
 		for _, p := range l.Prefixes {
 			if isLinkLocal(p.Addr()) {
 				continue
 			}
-			onNetwork = onNetwork || !p.IsSingleIP()
 			if len(i.Addresses) < v1alpha1.MaxInterfaceAddresses {
 				i.Addresses = append(i.Addresses, v1alpha1.InterfaceAddress(p.String()))
 			}
@@ -45,7 +34,7 @@ func interfaces(links []link.Link, named []plan.Patterns) []v1alpha1.Interface {
 		switch {
 		case len(l.Gateways) > 0:
 			leading = append(leading, i)
-		case onNetwork:
+		case l.Announces():
 			connected = append(connected, i)
 		case slices.ContainsFunc(named, func(p plan.Patterns) bool { return p.Names(l.Name) }):
 			others = append(others, i)
@@ -82,14 +71,3 @@ func endpoints(links []link.Link, told []v1alpha1.Interface) []v1alpha1.Endpoint
 }
 
 func isLinkLocal(addr netip.Addr) bool { return addr.Is6() && addr.IsLinkLocalUnicast() }
-
-// flipped tells whether an interface is up that was down, or a condition true
-// that was not, or the reverse.
-func flipped(before, after *v1alpha1.Speaker) bool {
-	return slices.ContainsFunc(after.Status.Interfaces, func(a v1alpha1.Interface) bool {
-		return slices.ContainsFunc(before.Status.Interfaces, func(b v1alpha1.Interface) bool { return a.Name == b.Name && a.Up != b.Up })
-	}) || slices.ContainsFunc(after.Status.Conditions, func(a metav1.Condition) bool {
-		b := meta.FindStatusCondition(before.Status.Conditions, a.Type)
-		return b == nil || b.Status != a.Status
-	})
-}

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package report keeps the Speaker object, which tells the cluster what a node's own network looks like.
+// Package report keeps the Speaker object, which tells the cluster what a node's own network looks like, and what is wrong with it.
 package report
 
 import (
@@ -13,13 +13,13 @@ import (
 	"github.com/go-logr/logr"
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/fairlead-lb/fairlead/api/v1alpha1"
 	"github.com/fairlead-lb/fairlead/speaker/link"
+	"github.com/fairlead-lb/fairlead/speaker/preflight"
 	"github.com/fairlead-lb/fairlead/speaker/source"
 )
 
@@ -58,13 +58,14 @@ type Reporter struct {
 	api        Writer
 	links      chan []link.Link
 	conditions chan []metav1.Condition
+	mesh       chan []preflight.Segment
 }
 
 // New returns a Reporter that does nothing before Run.
 func New(log logr.Logger, node string, self Self, api Writer) *Reporter {
 	return &Reporter{
 		log: log, node: node, self: self, api: api,
-		links: make(chan []link.Link, 1), conditions: make(chan []metav1.Condition, 1),
+		links: make(chan []link.Link, 1), conditions: make(chan []metav1.Condition, 1), mesh: make(chan []preflight.Segment, 1),
 	}
 }
 
@@ -73,10 +74,16 @@ func New(log logr.Logger, node string, self Self, api Writer) *Reporter {
 // time may call it.
 func (r *Reporter) SetLinks(links []link.Link) { replace(r.links, links) }
 
-// SetConditions tells the conditions that the node is in; when each became so
-// the Reporter knows. Conditions of other types stay as they are. It is called
-// as SetLinks is, by another goroutine if need be.
+// SetConditions tells the conditions that the node's settings put it in; when
+// each became so the Reporter knows, and it sums them up. Conditions of other
+// types stay as they are. It is called as SetLinks is, by another goroutine if
+// need be.
 func (r *Reporter) SetConditions(conditions []metav1.Condition) { replace(r.conditions, conditions) }
+
+// SetMesh tells which of the other speakers on the node's networks are heard.
+// It is called as SetLinks is, by another goroutine if need be, and not before
+// there was time to hear them: what stands in the Speaker stays until then.
+func (r *Reporter) SetMesh(segments []preflight.Segment) { replace(r.mesh, segments) }
 
 // replace leaves a value in a channel that has room for one.
 func replace[T any](c chan T, value T) {
@@ -90,27 +97,28 @@ func replace[T any](c chan T, value T) {
 // Run writes, whenever the API server has something else than what is so,
 // until ctx is done, and returns nil then. Without a Node there is no Speaker.
 func (r *Reporter) Run(ctx context.Context) error {
-	var links []link.Link
-	var conditions []metav1.Condition
-	var known, failing bool
+	var now state
+	var failing bool
 	var last time.Time // write
 	var due <-chan time.Time
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
-		case links = <-r.links:
-			known = true
-		case conditions = <-r.conditions:
+		case now.links = <-r.links:
+			now.linked = true
+		case now.conditions = <-r.conditions:
+		case now.segments = <-r.mesh:
+			now.meshed = true
 		case <-r.self.Changed():
 		case <-due:
 		}
 		due = nil
 		own, ok := r.self.Own()
-		if !known || !ok || own.NodeUID == "" {
+		if !now.linked || !ok || own.NodeUID == "" {
 			continue
 		}
-		want := desired(own, links, conditions)
+		want := now.desired(own)
 		if own.Speaker != nil && sameSpec(own.Speaker, want) && sameStatus(own.Speaker, want) {
 			continue
 		}
@@ -134,20 +142,6 @@ func (r *Reporter) Run(ctx context.Context) error {
 		}
 		failing = err != nil
 	}
-}
-
-// desired returns the Speaker as it should be.
-func desired(own source.Own, links []link.Link, conditions []metav1.Condition) *v1alpha1.Speaker {
-	want := &v1alpha1.Speaker{}
-	want.Status.Interfaces = interfaces(links, own.Interfaces)
-	want.Spec.Endpoints = endpoints(links, want.Status.Interfaces)
-	if own.Speaker != nil {
-		want.Status.Conditions = slices.Clone(own.Speaker.Status.Conditions)
-	}
-	for _, c := range conditions {
-		meta.SetStatusCondition(&want.Status.Conditions, c)
-	}
-	return want
 }
 
 func sameSpec(a, b *v1alpha1.Speaker) bool { return equality.Semantic.DeepEqual(a.Spec, b.Spec) }
@@ -179,6 +173,9 @@ func (r *Reporter) write(ctx context.Context, own source.Own, want *v1alpha1.Spe
 	status := map[string]any{"interfaces": want.Status.Interfaces}
 	if len(want.Status.Conditions) > 0 {
 		status["conditions"] = want.Status.Conditions
+	}
+	if own.Speaker == nil || !slices.Equal(own.Speaker.Status.NotHeard, want.Status.NotHeard) {
+		status["notHeard"] = want.Status.NotHeard
 	}
 	setStatus := func(ctx context.Context, obj client.Object, patch client.Patch, _ ...client.PatchOption) error {
 		return r.api.Status().Patch(ctx, obj, patch)

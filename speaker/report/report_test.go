@@ -5,6 +5,7 @@ package report
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"sync"
 	"testing"
@@ -23,6 +24,7 @@ import (
 	"github.com/fairlead-lb/fairlead/api/v1alpha1"
 	"github.com/fairlead-lb/fairlead/plan"
 	"github.com/fairlead-lb/fairlead/speaker/link"
+	"github.com/fairlead-lb/fairlead/speaker/preflight"
 	"github.com/fairlead-lb/fairlead/speaker/source"
 )
 
@@ -362,7 +364,7 @@ func TestAConditionThatFlipsIsToldSooner(t *testing.T) {
 		time.Sleep(time.Hour)
 		conditions := w.stored().Status.Conditions
 		c := meta.FindStatusCondition(conditions, "Mesh")
-		if len(conditions) != 2 || c == nil || c.Message != "two" || !c.LastTransitionTime.Time.Equal(w.start.Add(time.Second)) {
+		if len(conditions) != 3 || c == nil || c.Message != "two" || !c.LastTransitionTime.Time.Equal(w.start.Add(time.Second)) {
 			t.Errorf("conditions %+v", conditions)
 		}
 		w.wantWrites("patch at 0s", "patch at 1s", "patch at 11s")
@@ -380,4 +382,121 @@ func TestAnInterfaceThatAnAdvertisementNamesIsTold(t *testing.T) {
 		}
 		w.wantWrites("patch at 0s")
 	})
+}
+
+// wantConditions checks the conditions that are stored, those of w's own aside.
+func (w *world) wantConditions(want map[string]metav1.ConditionStatus) {
+	w.t.Helper()
+	synctest.Wait()
+	got := map[string]metav1.ConditionStatus{}
+	for _, c := range w.stored().Status.Conditions {
+		if c.Type != "Other" {
+			got[c.Type] = c.Status
+		}
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		w.t.Errorf("conditions (-want +got):\n%s", diff)
+	}
+}
+
+func TestWhatIsWrongIsTold(t *testing.T) {
+	bubble(t, with("192.0.2.1/24"), func(w *world) {
+		w.sync()
+		w.SetLinks(at("192.0.2.1/24"))
+		w.SetConditions(preflight.Check(preflight.Node{Interfaces: []preflight.Interface{{Name: "eth0", Up: true, ARPIgnore: 8}}}))
+		w.sync()
+		found := map[string]metav1.ConditionStatus{
+			v1alpha1.SpeakerNoInterface: "False", v1alpha1.SpeakerStrictARP: "True", v1alpha1.SpeakerReversePathFiltered: "False",
+			v1alpha1.SpeakerARPIgnored: "True", v1alpha1.SpeakerHealthy: "False",
+		}
+		w.wantConditions(found)
+		since := meta.FindStatusCondition(w.stored().Status.Conditions, v1alpha1.SpeakerARPIgnored).LastTransitionTime
+		time.Sleep(3 * time.Second)
+
+		w.SetMesh([]preflight.Segment{{Interface: "eth0", NotHeard: []string{"c", "b"}}, {Interface: "eth1", NotHeard: []string{"b"}}})
+		w.sync()
+		found[v1alpha1.SpeakerMeshDown] = "True"
+		w.wantConditions(found)
+		s := w.stored().Status
+		if diff := cmp.Diff([]string{"b", "c"}, s.NotHeard); diff != "" {
+			t.Errorf("not heard (-want +got):\n%s", diff)
+		}
+		if meta.FindStatusCondition(s.Conditions, "Other") == nil {
+			t.Error("a condition of somebody else is gone")
+		}
+		if now := meta.FindStatusCondition(s.Conditions, v1alpha1.SpeakerARPIgnored).LastTransitionTime; !now.Equal(&since) {
+			t.Errorf("ARPIgnored since %v and %v", since, now)
+		}
+		if healthy := meta.FindStatusCondition(s.Conditions, v1alpha1.SpeakerHealthy); healthy.Reason != v1alpha1.SpeakerMeshDown {
+			t.Errorf("%+v", healthy)
+		}
+		time.Sleep(3 * time.Second)
+
+		w.SetConditions(preflight.Check(preflight.Node{Interfaces: []preflight.Interface{{Name: "eth0", Up: true}}}))
+		w.SetMesh([]preflight.Segment{{Interface: "eth0", Heard: []string{"b", "c"}}})
+		w.sync()
+		time.Sleep(flipInterval)
+		w.sync()
+		found[v1alpha1.SpeakerARPIgnored], found[v1alpha1.SpeakerMeshDown], found[v1alpha1.SpeakerHealthy] = "False", "False", "True"
+		w.wantConditions(found)
+		if n := w.stored().Status.NotHeard; len(n) > 0 {
+			t.Errorf("not heard %v", n)
+		}
+		time.Sleep(time.Hour)
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		if n := len(w.writes); n > 4 {
+			t.Errorf("%d writes: %v", n, w.writes)
+		}
+	})
+}
+
+func TestWhatIsNotKnownYetStays(t *testing.T) {
+	speaker := with("192.0.2.1/24")
+	speaker.Status.NotHeard = []string{"b"}
+	meta.SetStatusCondition(&speaker.Status.Conditions, preflight.Mesh([]preflight.Segment{{Interface: "eth0", NotHeard: []string{"b"}}}))
+	bubble(t, speaker, func(w *world) {
+		w.sync()
+		w.SetLinks(at("192.0.2.2/24"))
+		w.sync()
+		w.wantAddress("192.0.2.2/24")
+		w.wantConditions(map[string]metav1.ConditionStatus{v1alpha1.SpeakerMeshDown: "True"})
+		w.SetConditions(preflight.Check(preflight.Node{}))
+		w.sync()
+		time.Sleep(flipInterval)
+		w.sync()
+		s := w.stored().Status
+		if !meta.IsStatusConditionTrue(s.Conditions, v1alpha1.SpeakerMeshDown) || !meta.IsStatusConditionTrue(s.Conditions, v1alpha1.SpeakerNoInterface) || len(s.NotHeard) != 1 {
+			t.Errorf("%+v", s)
+		}
+	})
+}
+
+// Only the names that are not heard changed: that can wait.
+func TestNamesAloneAreNotToldSooner(t *testing.T) {
+	bubble(t, with("192.0.2.1/24"), func(w *world) {
+		w.sync()
+		w.SetLinks(at("192.0.2.1/24"))
+		for _, name := range []string{"b", "c", "d"} {
+			w.SetMesh([]preflight.Segment{{Interface: "eth0", Heard: []string{"a"}, NotHeard: []string{name}}})
+			w.sync()
+			time.Sleep(time.Second)
+			w.sync()
+		}
+		time.Sleep(time.Hour)
+		w.wantWrites("patch at 0s", "patch at 10s")
+		if diff := cmp.Diff([]string{"d"}, w.stored().Status.NotHeard); diff != "" {
+			t.Errorf("not heard (-want +got):\n%s", diff)
+		}
+	})
+}
+
+func TestNotHeardFitsIntoItsList(t *testing.T) {
+	var s preflight.Segment
+	for i := range v1alpha1.MaxSpeakerNotHeard + 1 {
+		s.NotHeard = append(s.NotHeard, fmt.Sprint("node-", i))
+	}
+	if n := len(notHeard([]preflight.Segment{s})); n != v1alpha1.MaxSpeakerNotHeard {
+		t.Errorf("%d names", n)
+	}
 }
