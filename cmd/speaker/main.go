@@ -26,6 +26,7 @@ import (
 	"github.com/fairlead-lb/fairlead/speaker/agent"
 	"github.com/fairlead-lb/fairlead/speaker/l2"
 	"github.com/fairlead-lb/fairlead/speaker/link"
+	"github.com/fairlead-lb/fairlead/speaker/preflight"
 	"github.com/fairlead-lb/fairlead/speaker/report"
 	"github.com/fairlead-lb/fairlead/speaker/source"
 )
@@ -113,9 +114,11 @@ func run(ctx context.Context, f flags) error {
 		agent.NewRecorder(log, metrics.Registry, api))
 	self := source.NewSelf(informers, f.nodeName)
 	reporter := report.New(log, f.nodeName, self, api)
+	settings := preflight.New(log, metrics.Registry, reporter.SetConditions)
 	links := link.NewWatcher(log, func(links []link.Link) {
 		speaker.SetLinks(links)
 		reporter.SetLinks(links)
+		settings.Set(links, nil)
 	})
 
 	servers, err := listen(f, metrics.Registry, speaker.Ready)
@@ -123,7 +126,7 @@ func run(ctx context.Context, f flags) error {
 		return err
 	}
 	g, ctx := errgroup.WithContext(ctx)
-	for _, part := range []func(context.Context) error{abandon(informers.Start), src.Run, self.Run, links.Run, speaker.Run, reporter.Run, servers.run} {
+	for _, part := range []func(context.Context) error{abandon(informers.Start), src.Run, self.Run, links.Run, speaker.Run, reporter.Run, settings.Run, servers.run} {
 		g.Go(func() error { return part(ctx) })
 	}
 	log.Info("Started")
