@@ -30,7 +30,7 @@ func speakerOf(ctx context.Context, node string) (*v1alpha1.Speaker, error) {
 	return s, api.Get(ctx, client.ObjectKey{Name: node}, s)
 }
 
-// toldOf waits until a node's speaker has told of it.
+// toldOf waits until a node's speaker has told of it, and of its settings.
 func toldOf(ctx context.Context, node string) (speaker *v1alpha1.Speaker) {
 	GinkgoHelper()
 	Eventually(ctx, func(g Gomega) {
@@ -38,6 +38,7 @@ func toldOf(ctx context.Context, node string) (speaker *v1alpha1.Speaker) {
 		speaker, err = speakerOf(ctx, node)
 		g.Expect(err).NotTo(HaveOccurred())
 		g.Expect(speaker.Status.Interfaces).NotTo(BeEmpty())
+		g.Expect(speaker.Status.Conditions).NotTo(BeEmpty())
 	}).Should(Succeed())
 	return speaker
 }
