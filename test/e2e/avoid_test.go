@@ -102,7 +102,7 @@ var _ = Describe("The cluster's own network", onLab, func() {
 		before := toldOf(ctx, n.Name())
 		s.afterwards(func(ctx context.Context) {
 			Expect(n.Register(ctx)).To(Succeed())
-			Eventually(ctx, func() error { return lab.RenewSpeaker(ctx, n) }).Should(Succeed())
+			Eventually(ctx, func() error { return lab.RestartSpeaker(ctx, n) }).Should(Succeed())
 		})
 		Expect(n.Delete(ctx)).To(Succeed())
 		Eventually(ctx, func() bool {
@@ -110,7 +110,7 @@ var _ = Describe("The cluster's own network", onLab, func() {
 			return apierrors.IsNotFound(err)
 		}).WithTimeout(collected).Should(BeTrue(), "the Speaker should go with its Node")
 		Expect(n.Register(ctx)).To(Succeed())
-		Eventually(ctx, func() error { return lab.RenewSpeaker(ctx, n) }).Should(Succeed())
+		Eventually(ctx, func() error { return lab.RestartSpeaker(ctx, n) }).Should(Succeed())
 		Eventually(ctx, func(g Gomega) {
 			after, err := speakerOf(ctx, n.Name())
 			g.Expect(err).NotTo(HaveOccurred())

@@ -62,7 +62,7 @@ var _ = Describe("When a node goes", onLab, func() {
 			s.afterwards(func(ctx context.Context) {
 				Expect(n.Plug()).To(Succeed())
 				Expect(n.Register(ctx)).To(Succeed())
-				Eventually(ctx, func() error { return lab.RenewSpeaker(ctx, n) }).Should(Succeed())
+				Eventually(ctx, func() error { return lab.RestartSpeaker(ctx, n) }).Should(Succeed())
 			})
 			Expect(n.Unplug()).To(Succeed())
 			Expect(n.Delete(ctx)).To(Succeed())

@@ -90,7 +90,7 @@ func usage(w io.Writer) {
 
 func actions() string {
 	host, node, process := cluster.Actions()
-	return fmt.Sprintf("%s (a host); %s (a node); %s (a process); backends (NAMESPACE/NAME)",
+	return fmt.Sprintf("%s (a host); %s (a node); %s (a process); backends (NAMESPACE/NAME); part (HOST/HOST)",
 		strings.Join(host, ", "), strings.Join(node, ", "), strings.Join(process, ", "))
 }
 

@@ -29,6 +29,7 @@ func (f Family) has6() bool { return f != IPv4 }
 //	client      10.89.0.3         fd89::3
 //	nodeN       10.89.1.N         fd89::1:N
 //	controllerN 10.89.2.N         fd89::2:N        the product's controllers
+//	clientN     10.89.3.N         fd89::3:N        more clients, from 2
 //	pools       10.89.16.0/20 ... fd89:0:0:0:1::/80 ...  PoolRange
 //	far         10.90.0.2         fd90::2          behind the router (10.90.0.1, fd90::1)
 //	Pods        10.244.N.0/24     fd44:0:0:N::/64  on nodeN
@@ -57,6 +58,8 @@ func PoolRange(i int) (v4, v6 netip.Prefix) {
 	b[9] = byte(i + 1)
 	return v4, netip.PrefixFrom(netip.AddrFrom16(b), 80)
 }
+
+const clientGroup = 3
 
 // lanAddrs are the addresses of a host: 10.89.group.number and fd89::group:number.
 func lanAddrs(family Family, group, number byte) (v4, v6 netip.Addr) {

@@ -124,8 +124,11 @@ type Lab struct {
 	product    *Product
 	speaker    workload
 
+	losses losses
+
 	mu              sync.Mutex
 	controllerHosts []*Host
+	moreClients     []*Host
 
 	closeOnce sync.Once
 	closeErr  error

@@ -51,11 +51,13 @@ func TestALab(t *testing.T) {
 	part("a deleted node is gone until it registers again", deleteNode)
 	part("a pulled cable takes the carrier, and the probe measures the dark time", unplug)
 	part("a cut cable keeps the carrier and passes no frame", cut)
+	part("what is lost one way, or between two, is lost there alone", loseOneWay)
 	part("two hosts that answer for one address are both seen", twoAnswer)
 	part("a capture on a port tells announcements from questions", capture)
 	part("a killed kube-proxy is missed only by new Services", killProxy)
 	part("a kube-proxy that panics on its way up is started again, once", panickingProxy)
 	part("the chart's programs run with its arguments and rights", install)
+	part("a machine that loses its power is silent, and serves again when it has it back", power)
 	part("another process asks for the status and breaks things", remote)
 }
 
@@ -465,9 +467,7 @@ func install(t *testing.T, l *cluster.Lab, _ *corev1.Service, _ []*cluster.Pod) 
 	}
 	logged(product.Speakers["node1"], "--greeting=goodbye")
 	logged(product.Controllers[0], "--greeting=goodbye")
-	if err := l.RenewSpeaker(t.Context(), l.Nodes[0]); err != nil {
-		t.Error(err)
-	}
+	restarted(t, l, product)
 	opts.Chart = "testdata/missing"
 	if _, err := l.Install(t.Context(), opts); err == nil || !strings.Contains(err.Error(), "testdata/missing") {
 		t.Errorf("a chart that is not there: %v", err)
@@ -496,6 +496,7 @@ func remote(t *testing.T, l *cluster.Lab, _ *corev1.Service, _ []*cluster.Pod) {
 		{"kill", "nothing", `no process "nothing"`},
 		{"explode", "node1", `unknown action "explode"`},
 		{"backends", "web", "want NAMESPACE/NAME"},
+		{"part", "node1", "want HOST/HOST"},
 		{"unplug", "far", `no host "far" on the LAN`},
 	} {
 		if err := r.Do(t.Context(), bad.action, bad.target); err == nil || !strings.Contains(err.Error(), bad.want) {

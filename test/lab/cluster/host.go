@@ -25,7 +25,7 @@ type Host struct {
 	IPv4, IPv6 netip.Addr // invalid if the lab lacks the family
 	MAC        net.HardwareAddr
 
-	lan *sandbox.Namespace // nil for the far host, which is on no LAN
+	lab *Lab // whose LAN it is on; nil for the far host, which is on none
 }
 
 // Interface is the name of every host's link to the LAN.
@@ -102,48 +102,6 @@ func (h *Host) SetNeighbour(addr netip.Addr, mac net.HardwareAddr) error {
 		return fmt.Errorf("setting neighbour %s of %s: %w", addr, h.Name(), err)
 	}
 	return nil
-}
-
-// Unplug pulls the host's cable: its link loses the carrier.
-func (h *Host) Unplug() error { return h.setPort(false) }
-
-// Plug puts the cable back.
-func (h *Host) Plug() error { return h.setPort(true) }
-
-func (h *Host) setPort(up bool) error {
-	port, err := h.lan.Netlink().LinkByName(h.Name())
-	if err != nil {
-		return fmt.Errorf("port of %s: %w", h.Name(), err)
-	}
-	set := h.lan.Netlink().LinkSetDown
-	if up {
-		set = h.lan.Netlink().LinkSetUp
-	}
-	if err := set(port); err != nil {
-		return fmt.Errorf("port of %s: %w", h.Name(), err)
-	}
-	return nil
-}
-
-// Cut drops every frame between the host and the LAN while its link stays up, as a switch with a wrong VLAN does.
-func (h *Host) Cut(ctx context.Context) error {
-	rules := fmt.Sprintf(`
-table bridge cut-%[1]s {}
-delete table bridge cut-%[1]s
-table bridge cut-%[1]s {
-	chain forward { type filter hook forward priority 0; iifname "%[1]s" drop; oifname "%[1]s" drop; }
-	chain input { type filter hook input priority 0; iifname "%[1]s" drop; }
-	chain output { type filter hook output priority 0; oifname "%[1]s" drop; }
-}
-`, h.Name())
-	_, err := h.lan.RunInput(ctx, rules, "nft", "-f", "-")
-	return err
-}
-
-// Heal undoes Cut. Healing a host that is not cut does nothing.
-func (h *Host) Heal(ctx context.Context) error {
-	_, err := h.lan.RunInput(ctx, fmt.Sprintf("table bridge cut-%[1]s {}\ndelete table bridge cut-%[1]s\n", h.Name()), "nft", "-f", "-")
-	return err
 }
 
 func netlinkFamily(addr netip.Addr) int {

@@ -49,14 +49,15 @@ type Product struct {
 
 // workload is a Deployment or DaemonSet of the chart as the lab runs it.
 type workload struct {
-	name string
-	spec corev1.PodSpec
-	path string // of the program
+	name     string
+	selector string // of its Pods
+	spec     corev1.PodSpec
+	path     string // of the program
 }
 
 // Install installs the chart with Helm, or upgrades the release, and runs what the rendered Deployment and DaemonSet say:
-// their arguments, environment, security context, and ServiceAccounts, whose tokens it requests as a kubelet would. It
-// returns when the programs' readiness probes succeed. An earlier installation's programs are stopped first.
+// their arguments, environment, security context, and ServiceAccounts, whose tokens it requests as a kubelet would. A
+// speaker runs for the Pod that the DaemonSet controller makes for its node. It returns when the programs' readiness probes succeed. An earlier installation's programs are stopped first.
 func (l *Lab) Install(ctx context.Context, opts InstallOptions) (*Product, error) {
 	l.installing.Lock()
 	defer l.installing.Unlock()
@@ -78,7 +79,7 @@ func (l *Lab) Install(ctx context.Context, opts InstallOptions) (*Product, error
 		return nil, fmt.Errorf("the chart's DaemonSet: %w", err)
 	}
 	controller := workload{name: Controller, spec: deployment.Spec.Template.Spec}
-	speaker := workload{name: Speaker, spec: daemonSet.Spec.Template.Spec}
+	speaker := workload{name: Speaker, selector: metav1.FormatLabelSelector(daemonSet.Spec.Selector), spec: daemonSet.Spec.Template.Spec}
 	for _, w := range []*workload{&controller, &speaker} {
 		if w.path, err = l.program(ctx, w.name, opts); err != nil {
 			return nil, err
@@ -86,6 +87,9 @@ func (l *Lab) Install(ctx context.Context, opts InstallOptions) (*Product, error
 	}
 
 	if err := l.stopProduct(); err != nil {
+		return nil, err
+	}
+	if err := l.retireSpeakerPods(ctx); err != nil {
 		return nil, err
 	}
 	l.speaker = speaker
@@ -119,25 +123,6 @@ func (l *Lab) Install(ctx context.Context, opts InstallOptions) (*Product, error
 		return nil, err
 	}
 	return l.product, nil
-}
-
-// RenewSpeaker starts the speaker of a node with a new token. A token is bound to the Node object, so a Node that was
-// deleted and registered again needs this; its speaker is stopped first if it still runs.
-func (l *Lab) RenewSpeaker(ctx context.Context, n *Node) error {
-	l.installing.Lock()
-	defer l.installing.Unlock()
-	if l.product == nil {
-		return errors.New("nothing is installed")
-	}
-	if err := l.product.Speakers[n.Name()].Stop(StopGrace); err != nil {
-		return err
-	}
-	p, err := l.launchSpeaker(ctx, n)
-	if err != nil {
-		return err
-	}
-	l.product.Speakers[n.Name()] = p
-	return l.awaitProbe(ctx, l.speaker, p, n.Host)
 }
 
 func (l *Lab) helm(ctx context.Context, opts InstallOptions) error {
@@ -225,7 +210,8 @@ func (l *Lab) startController(ctx context.Context, w workload, i int) error {
 	if err != nil {
 		return err
 	}
-	p, err := l.launch(w, host, pod{name: w.name + "-" + strconv.Itoa(i+1)}, token)
+	name := w.name + "-" + strconv.Itoa(i+1)
+	p, err := l.launch(w, host, name, pod{name: name}, token)
 	if err != nil {
 		return err
 	}
@@ -248,21 +234,6 @@ func (l *Lab) controllerHost(i int) (*Host, error) {
 	return l.controllerHosts[i], nil
 }
 
-func (l *Lab) launchSpeaker(ctx context.Context, n *Node) (*sandbox.Process, error) {
-	node, err := l.Kube.CoreV1().Nodes().Get(ctx, n.Name(), metav1.GetOptions{})
-	if err != nil {
-		return nil, fmt.Errorf("the Node of a speaker: %w", err)
-	}
-	// Bound to the Node, the token names the node, as one that is bound to a running Pod does.
-	token, err := l.token(ctx, l.speaker.spec.ServiceAccountName, &authenticationv1.BoundObjectReference{
-		APIVersion: "v1", Kind: "Node", Name: node.Name, UID: node.UID,
-	})
-	if err != nil {
-		return nil, err
-	}
-	return l.launch(l.speaker, n.Host, pod{name: Speaker + "-" + n.Name(), node: n.Name()}, token)
-}
-
 func (l *Lab) token(ctx context.Context, account string, bound *authenticationv1.BoundObjectReference) (string, error) {
 	request := &authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{
 		ExpirationSeconds: ptr.To(int64(24 * time.Hour / time.Second)), BoundObjectRef: bound,
@@ -274,9 +245,9 @@ func (l *Lab) token(ctx context.Context, account string, bound *authenticationv1
 	return answer.Status.Token, nil
 }
 
-// launch starts a workload's first container as a process on a host.
-func (l *Lab) launch(w workload, host *Host, p pod, token string) (*sandbox.Process, error) {
-	kubeconfig, err := l.WriteKubeconfig(p.name, token)
+// launch starts a workload's first container as a process of that name on a host.
+func (l *Lab) launch(w workload, host *Host, name string, p pod, token string) (*sandbox.Process, error) {
+	kubeconfig, err := l.WriteKubeconfig(name, token)
 	if err != nil {
 		return nil, err
 	}
@@ -290,7 +261,7 @@ func (l *Lab) launch(w workload, host *Host, p pod, token string) (*sandbox.Proc
 			return nil, fmt.Errorf("workload %s: %w", w.name, err)
 		}
 	}
-	return host.Start(sandbox.Command{Name: p.name, Path: command[0], Args: command[1:], Env: env, Log: l.LogFile(p.name)})
+	return host.Start(sandbox.Command{Name: name, Path: command[0], Args: command[1:], Env: env, Log: l.LogFile(name)})
 }
 
 // awaitProbe waits until the container's readiness probe succeeds, and for nothing if it has none.

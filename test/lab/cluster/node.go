@@ -31,6 +31,8 @@ type Node struct {
 	lab    *Lab
 	number int // from 1
 
+	speakerPod podID // guarded by Lab.installing
+
 	mu   sync.Mutex
 	beat context.CancelFunc // stops the heartbeat, nil before the first
 	done chan struct{}      // closed when the heartbeat has stopped

@@ -111,7 +111,7 @@ func (p *Pod) start(ctx context.Context, labels map[string]string) error {
 	}
 	p.Process, err = p.Namespace.Start(sandbox.Command{
 		Name: p.Namespace.Name(), Path: n.lab.programs[binaries.Agnhost],
-		Args:     []string{"netexec", fmt.Sprintf("--http-port=%d", BackendPort), fmt.Sprintf("--udp-port=%d", BackendPort)},
+		Args:     backendArgs(),
 		Hostname: p.Key.Name, Log: n.lab.LogFile(p.Namespace.Name()),
 	})
 	if err != nil {
@@ -124,6 +124,10 @@ func (p *Pod) start(ctx context.Context, labels map[string]string) error {
 		return err
 	}
 	return p.writeStatus(ctx)
+}
+
+func backendArgs() []string {
+	return []string{"netexec", fmt.Sprintf("--http-port=%d", BackendPort), fmt.Sprintf("--udp-port=%d", BackendPort)}
 }
 
 // link is the name of the node's end of the Pod's wire.
@@ -228,8 +232,28 @@ func (l *Lab) DeleteNamespace(ctx context.Context, name string) error {
 func (p *Pod) writeStatus(ctx context.Context) error {
 	pods := p.Node.lab.Kube.CoreV1().Pods(p.Key.Namespace)
 	p.mu.Lock()
-	isReady, ready := p.ready, corev1.ConditionFalse
+	ready := p.ready
 	p.mu.Unlock()
+	status := p.Node.podStatus(container, ready, perFamily(p.Node.lab.cfg.Family, p.IPv4, p.IPv6))
+	// The controller manager writes to the same object.
+	err := retry.RetryOnConflict(retry.DefaultBackoff, func() error {
+		object, err := pods.Get(ctx, p.Key.Name, metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		object.Status = status
+		_, err = pods.UpdateStatus(ctx, object, metav1.UpdateOptions{})
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("writing the status of Pod %s: %w", p.Key, err)
+	}
+	return nil
+}
+
+// podStatus is what a kubelet writes for a Pod that runs on the node.
+func (n *Node) podStatus(container string, isReady bool, addrs []netip.Addr) corev1.PodStatus {
+	ready := corev1.ConditionFalse
 	if isReady {
 		ready = corev1.ConditionTrue
 	}
@@ -245,27 +269,14 @@ func (p *Pod) writeStatus(ctx context.Context) error {
 		}
 		status.Conditions = append(status.Conditions, c)
 	}
-	for _, a := range perFamily(p.Node.lab.cfg.Family, p.Node.IPv4, p.Node.IPv6) {
+	for _, a := range perFamily(n.lab.cfg.Family, n.IPv4, n.IPv6) {
 		status.HostIPs = append(status.HostIPs, corev1.HostIP{IP: a.String()})
 	}
-	for _, a := range perFamily(p.Node.lab.cfg.Family, p.IPv4, p.IPv6) {
+	for _, a := range addrs {
 		status.PodIPs = append(status.PodIPs, corev1.PodIP{IP: a.String()})
 	}
 	status.HostIP, status.PodIP = status.HostIPs[0].IP, status.PodIPs[0].IP
-	// The controller manager writes to the same object.
-	err := retry.RetryOnConflict(retry.DefaultBackoff, func() error {
-		object, err := pods.Get(ctx, p.Key.Name, metav1.GetOptions{})
-		if err != nil {
-			return err
-		}
-		object.Status = status
-		_, err = pods.UpdateStatus(ctx, object, metav1.UpdateOptions{})
-		return err
-	})
-	if err != nil {
-		return fmt.Errorf("writing the status of Pod %s: %w", p.Key, err)
-	}
-	return nil
+	return status
 }
 
 // StartBackends starts one Pod per node, or on the nodes given, named and labelled app=name, as a Deployment would.
@@ -309,27 +320,15 @@ func (l *Lab) Service(namespace, name, backends string) *corev1.Service {
 
 // CreateSlices writes EndpointSlices by hand for a Service without selector, one per family, to the Pods given.
 func (l *Lab) CreateSlices(ctx context.Context, svc client.ObjectKey, pods ...*Pod) error {
-	for i, addressType := range perFamily(l.cfg.Family, discoveryv1.AddressTypeIPv4, discoveryv1.AddressTypeIPv6) {
-		slice := &discoveryv1.EndpointSlice{
-			ObjectMeta: metav1.ObjectMeta{
-				Namespace: svc.Namespace, Name: fmt.Sprintf("%s-by-hand-%d", svc.Name, i),
-				Labels: map[string]string{discoveryv1.LabelServiceName: svc.Name},
-			},
-			AddressType: addressType,
-			Ports: []discoveryv1.EndpointPort{
-				{Name: ptr.To("http"), Port: ptr.To[int32](BackendPort), Protocol: ptr.To(corev1.ProtocolTCP)},
-				{Name: ptr.To("udp"), Port: ptr.To[int32](BackendPort), Protocol: ptr.To(corev1.ProtocolUDP)},
-			},
-		}
+	for i := range perFamily(l.cfg.Family, 4, 6) {
+		var endpoints []discoveryv1.Endpoint
 		for _, p := range pods {
-			slice.Endpoints = append(slice.Endpoints, discoveryv1.Endpoint{
-				Addresses:  []string{perFamily(l.cfg.Family, p.IPv4, p.IPv6)[i].String()},
-				NodeName:   ptr.To(p.Node.Name()),
-				Conditions: discoveryv1.EndpointConditions{Ready: ptr.To(true), Serving: ptr.To(true), Terminating: ptr.To(false)},
+			endpoints = append(endpoints, discoveryv1.Endpoint{
+				Addresses: []string{perFamily(l.cfg.Family, p.IPv4, p.IPv6)[i].String()}, NodeName: ptr.To(p.Node.Name()),
 			})
 		}
-		if _, err := l.Kube.DiscoveryV1().EndpointSlices(svc.Namespace).Create(ctx, slice, metav1.CreateOptions{}); err != nil {
-			return fmt.Errorf("creating an EndpointSlice of %s: %w", svc, err)
+		if err := l.createSlice(ctx, svc, i, endpoints); err != nil {
+			return err
 		}
 	}
 	return nil

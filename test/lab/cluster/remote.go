@@ -78,7 +78,7 @@ func (l *Lab) hosts() []*Host {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return append(all, l.controllerHosts...)
+	return slices.Concat(all, l.controllerHosts, l.moreClients)
 }
 
 // Host finds a machine of the lab by name, nil if there is none.
@@ -109,6 +109,8 @@ var hostActions = map[string]func(context.Context, *Host) error{
 	"unplug": func(_ context.Context, h *Host) error { return h.Unplug() },
 	"plug":   func(_ context.Context, h *Host) error { return h.Plug() },
 	"cut":    func(ctx context.Context, h *Host) error { return h.Cut(ctx) },
+	"mute":   func(ctx context.Context, h *Host) error { return h.Mute(ctx) },
+	"deafen": func(ctx context.Context, h *Host) error { return h.Deafen(ctx) },
 	"heal":   func(ctx context.Context, h *Host) error { return h.Heal(ctx) },
 }
 
@@ -117,7 +119,11 @@ var nodeActions = map[string]func(context.Context, *Node) error{
 	"register-node":    func(ctx context.Context, n *Node) error { return n.Register(ctx) },
 	"stop-heartbeat":   func(_ context.Context, n *Node) error { n.StopHeartbeat(); return nil },
 	"resume-heartbeat": func(_ context.Context, n *Node) error { n.ResumeHeartbeat(); return nil },
-	"renew-speaker":    func(ctx context.Context, n *Node) error { return n.lab.RenewSpeaker(ctx, n) },
+	"power-off":        func(_ context.Context, n *Node) error { return n.PowerOff() },
+	"power-on":         func(ctx context.Context, n *Node) error { return n.PowerOn(ctx) },
+	"drain":            func(ctx context.Context, n *Node) error { return n.Drain(ctx) },
+	"undrain":          func(ctx context.Context, n *Node) error { return n.Undrain(ctx) },
+	"restart-speaker":  func(ctx context.Context, n *Node) error { return n.lab.RestartSpeaker(ctx, n) },
 }
 
 var processActions = map[string]func(*sandbox.Process) error{
@@ -134,18 +140,25 @@ func Actions() (host, node, process []string) {
 	return slices.Sorted(maps.Keys(hostActions)), slices.Sorted(maps.Keys(nodeActions)), slices.Sorted(maps.Keys(processActions))
 }
 
-// Do does something to a host, a node or a process by name, or starts "backends" named NAMESPACE/NAME on every node.
+// Do does something to a host, a node or a process by name, starts "backends" named NAMESPACE/NAME on every node, or has
+// two hosts "part" that are named HOST/HOST.
 func (l *Lab) Do(ctx context.Context, action, target string) error {
-	if action == "backends" {
-		namespace, name, ok := strings.Cut(target, "/")
+	switch first, second, ok := strings.Cut(target, "/"); action {
+	case "backends":
 		if !ok {
 			return fmt.Errorf("backends %q: want NAMESPACE/NAME", target)
 		}
-		_, err := l.StartBackends(ctx, namespace, name)
+		_, err := l.StartBackends(ctx, first, second)
 		return err
+	case "part":
+		a, b := l.Host(first), l.Host(second)
+		if !ok || a == nil || b == nil || a.lab == nil {
+			return fmt.Errorf("part %q: want HOST/HOST", target)
+		}
+		return a.Part(ctx, b)
 	}
 	if do, ok := hostActions[action]; ok {
-		if h := l.Host(target); h != nil && h.lan != nil {
+		if h := l.Host(target); h != nil && h.lab != nil {
 			return do(ctx, h)
 		}
 		return fmt.Errorf("no host %q on the LAN", target)

@@ -67,7 +67,7 @@ func (l *Lab) addHost(name string, group, number byte) (*Host, error) {
 	if err != nil {
 		return nil, err
 	}
-	h := &Host{Namespace: n, MAC: lanMAC(group, number), lan: l.lan}
+	h := &Host{Namespace: n, MAC: lanMAC(group, number), lab: l}
 	h.IPv4, h.IPv6 = lanAddrs(l.cfg.Family, group, number)
 
 	bridge, err := l.lan.Netlink().LinkByName(bridgeName)

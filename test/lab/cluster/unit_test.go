@@ -18,7 +18,7 @@ import (
 
 func TestPoolRangesAreOnTheLANAndFreeAndApart(t *testing.T) {
 	var used []netip.Prefix
-	for group := range byte(3) {
+	for group := range byte(4) {
 		for number := range byte(17) {
 			v4, v6 := lanAddrs(Dual, group, number)
 			used = append(used, onHost(v4), onHost(v6))
@@ -256,5 +256,58 @@ func TestTheReadinessProbeIsFetchedAsAKubeletWould(t *testing.T) {
 	}
 	if got, err := probeURL(probe("", intstr.FromString("other")), addr); err == nil {
 		t.Errorf("an unknown port name gave %q", got)
+	}
+}
+
+func TestLossesBecomeOneRuleEachAndReplaceWhatWas(t *testing.T) {
+	const replace = "table bridge losses {}\ndelete table bridge losses\n"
+	for _, tt := range []struct {
+		name string
+		list []Loss
+		want string
+	}{
+		{"none", nil, replace},
+		{"some", []Loss{{From: "node1"}, {To: "node2"}, {From: "node1", To: "node2"}}, replace + `table bridge losses {
+	chain forward {
+		type filter hook forward priority 0;
+		iifname "node1" drop
+		oifname "node2" drop
+		iifname "node1" oifname "node2" drop
+	}
+}
+`},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			if diff := cmp.Diff(tt.want, lossRules(tt.list)); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}
+
+func TestAPodOfADaemonSetIsFoundByTheNodeThatItIsMeantFor(t *testing.T) {
+	wants := func(node string) *corev1.Affinity {
+		return &corev1.Affinity{NodeAffinity: &corev1.NodeAffinity{RequiredDuringSchedulingIgnoredDuringExecution: &corev1.NodeSelector{
+			NodeSelectorTerms: []corev1.NodeSelectorTerm{{MatchFields: []corev1.NodeSelectorRequirement{{
+				Key: "metadata.name", Operator: corev1.NodeSelectorOpIn, Values: []string{node},
+			}}}},
+		}}}
+	}
+	for _, tt := range []struct {
+		name string
+		spec corev1.PodSpec
+		want bool
+	}{
+		{"it waits for the node", corev1.PodSpec{Affinity: wants("node1")}, true},
+		{"it waits for another", corev1.PodSpec{Affinity: wants("node2")}, false},
+		{"it is there", corev1.PodSpec{NodeName: "node1", Affinity: wants("node1")}, true},
+		{"it is elsewhere", corev1.PodSpec{NodeName: "node2"}, false},
+		{"nobody knows", corev1.PodSpec{}, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			if got := meantFor(&corev1.Pod{Spec: tt.spec}, "node1"); got != tt.want {
+				t.Errorf("got %t", got)
+			}
+		})
 	}
 }

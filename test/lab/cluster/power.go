@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cluster
+
+import (
+	"context"
+	"fmt"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/fairlead-lb/fairlead/test/lab/sandbox"
+)
+
+// PowerOff is what a power cut does to the machine: its link is dead at once, and its programs and Pods end where they
+// are. The API is told nothing.
+func (n *Node) PowerOff() error {
+	if err := n.Unplug(); err != nil {
+		return err
+	}
+	n.StopHeartbeat()
+	for _, p := range n.programs() {
+		if err := p.Kill(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// PowerOn is the machine's start after PowerOff: a kernel without any rule of kube-proxy's, then what a kubelet starts. It
+// returns when all is started; nothing need be ready yet.
+func (n *Node) PowerOn(ctx context.Context) error {
+	if _, err := n.RunInput(ctx, "flush ruleset\n", "nft", "-f", "-"); err != nil {
+		return err
+	}
+	if err := n.Plug(); err != nil {
+		return err
+	}
+	n.ResumeHeartbeat()
+	for _, p := range n.programs() {
+		if err := p.Start(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// programs are the processes of the machine: kube-proxy, its Pods' and the speaker.
+func (n *Node) programs() []*sandbox.Process {
+	all := []*sandbox.Process{n.Proxy}
+	for _, p := range n.Pods() {
+		all = append(all, p.Process)
+	}
+	if speaker := n.lab.Process(Speaker + "-" + n.Name()); speaker != nil {
+		all = append(all, speaker)
+	}
+	return all
+}
+
+// drainAnnotation asks Fairlead to move a node's addresses away.
+const drainAnnotation = "fairlead.dev/drain"
+
+// Drain annotates the Node so that its addresses move to others.
+func (n *Node) Drain(ctx context.Context) error { return n.annotate(ctx, drainAnnotation, `"true"`) }
+
+// Undrain takes the annotation off.
+func (n *Node) Undrain(ctx context.Context) error { return n.annotate(ctx, drainAnnotation, "null") }
+
+func (n *Node) annotate(ctx context.Context, key, value string) error {
+	patch := fmt.Sprintf(`{"metadata":{"annotations":{%q:%s}}}`, key, value)
+	if _, err := n.lab.Kube.CoreV1().Nodes().Patch(ctx, n.Name(), types.MergePatchType, []byte(patch), metav1.PatchOptions{}); err != nil {
+		return fmt.Errorf("annotating Node %s: %w", n.Name(), err)
+	}
+	return nil
+}
