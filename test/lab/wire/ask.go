@@ -26,15 +26,7 @@ import (
 // the wait, each once, in the order of their answers. It takes the whole wait, for the sake of the second answer.
 func Ask(ctx context.Context, n *sandbox.Namespace, iface string, target netip.Addr, wait time.Duration) ([]net.HardwareAddr, error) {
 	failed := func(err error) error { return fmt.Errorf("%s asking for %s: %w", n.Name(), target, err) }
-	ifi, source, err := ownAddress(n, iface, target)
-	if err != nil {
-		return nil, failed(err)
-	}
-	newQuestion, etherType := arpQuestion, EtherTypeARP
-	if target.Is6() {
-		newQuestion, etherType = ndpQuestion, EtherTypeIPv6
-	}
-	q, err := newQuestion(ifi.HardwareAddr, source, target)
+	q, err := questionFor(n, iface, target)
 	if err != nil {
 		return nil, failed(err)
 	}
@@ -42,23 +34,42 @@ func Ask(ctx context.Context, n *sandbox.Namespace, iface string, target netip.A
 	if d, ok := ctx.Deadline(); ok && d.Before(deadline) {
 		deadline = d
 	}
-	macs, err := q.ask(n, iface, etherType, deadline)
+	macs, err := q.ask(n, iface, deadline)
 	if err != nil {
 		return nil, failed(err)
 	}
 	return macs, ctx.Err()
 }
 
-// question is how to ask for an address and how to recognise an answer.
+// question is how to ask for an address, and who asks.
 type question struct {
-	frame  []byte
-	to     net.HardwareAddr
-	answer func(Frame) (net.HardwareAddr, bool)
+	target   netip.Addr
+	frame    []byte
+	own, to  net.HardwareAddr
+	protocol uint16
+}
+
+// answeredBy finds the MAC in an answer to the question.
+func (q question) answeredBy(f Frame) (net.HardwareAddr, bool) {
+	r, ok := ParseResolution(f)
+	return r.MAC[:], ok && r.Answer && r.Addr == q.target && r.To == MAC(q.own)
+}
+
+// questionFor is how a host asks for an address by its interface.
+func questionFor(n *sandbox.Namespace, iface string, target netip.Addr) (question, error) {
+	ifi, source, err := ownAddress(n, iface, target)
+	if err != nil {
+		return question{}, err
+	}
+	if target.Is6() {
+		return ndpQuestion(ifi.HardwareAddr, source, target)
+	}
+	return arpQuestion(ifi.HardwareAddr, source, target)
 }
 
 // ask sends a question's frame and collects the answers until the deadline.
-func (q question) ask(n *sandbox.Namespace, iface string, etherType uint16, deadline time.Time) ([]net.HardwareAddr, error) {
-	conn, err := listen(n, iface, int(etherType))
+func (q question) ask(n *sandbox.Namespace, iface string, deadline time.Time) ([]net.HardwareAddr, error) {
+	conn, err := listen(n, iface, int(q.protocol))
 	if err != nil {
 		return nil, err
 	}
@@ -72,17 +83,14 @@ func (q question) ask(n *sandbox.Namespace, iface string, etherType uint16, dead
 	var answers []net.HardwareAddr
 	buf := make([]byte, 65536)
 	for {
-		size, _, err := conn.ReadFrom(buf)
+		size, at, err := receive(conn, buf)
 		if errors.Is(err, os.ErrDeadlineExceeded) {
 			return answers, nil
 		}
 		if err != nil {
 			return nil, err
 		}
-		if size < ethernetHeader {
-			continue
-		}
-		mac, ok := q.answer(Frame{Data: buf[:size]})
+		mac, ok := q.answeredBy(Frame{At: at, Data: buf[:size]})
 		if ok && !slices.ContainsFunc(answers, func(have net.HardwareAddr) bool { return bytes.Equal(have, mac) }) {
 			answers = append(answers, slices.Clone(mac))
 		}
@@ -98,17 +106,8 @@ func arpQuestion(own net.HardwareAddr, source, target netip.Addr) (question, err
 	if err != nil {
 		return question{}, err
 	}
-	return newQuestion(own, ethernet.Broadcast, EtherTypeARP, payload, func(f Frame) (net.HardwareAddr, bool) {
-		a, ok := parseARP(f)
-		return a.SenderMAC, ok && a.Reply && a.SenderIP == target && bytes.Equal(a.To, own)
-	})
+	return newQuestion(target, own, ethernet.Broadcast, EtherTypeARP, payload)
 }
-
-const (
-	ipv6Header  = 40
-	icmpv6      = 58
-	ndpHopLimit = 255 // RFC 4861, section 7.1: proves that no router was passed
-)
 
 // ndpQuestion makes the frame by hand: an ordinary socket takes its zone from the interfaces of the wrong namespace.
 func ndpQuestion(own net.HardwareAddr, source, target netip.Addr) (question, error) {
@@ -130,37 +129,14 @@ func ndpQuestion(own net.HardwareAddr, source, target netip.Addr) (question, err
 
 	g := group.As16()
 	to := net.HardwareAddr{0x33, 0x33, g[12], g[13], g[14], g[15]}
-	return newQuestion(own, to, EtherTypeIPv6, append(header, icmp...), func(f Frame) (net.HardwareAddr, bool) {
-		ip := f.Data[ethernetHeader:]
-		if len(ip) < ipv6Header || ip[6] != icmpv6 {
-			return nil, false
-		}
-		end := ipv6Header + int(binary.BigEndian.Uint16(ip[4:]))
-		if len(ip) < end {
-			return nil, false
-		}
-		message, err := ndp.ParseMessage(ip[ipv6Header:end])
-		if err != nil {
-			return nil, false
-		}
-		na, ok := message.(*ndp.NeighborAdvertisement)
-		if !ok || na.TargetAddress != target || !na.Solicited {
-			return nil, false
-		}
-		for _, o := range na.Options {
-			if lla, ok := o.(*ndp.LinkLayerAddress); ok && lla.Direction == ndp.Target {
-				return lla.Addr, true
-			}
-		}
-		return nil, false
-	})
+	return newQuestion(target, own, to, EtherTypeIPv6, append(header, icmp...))
 }
 
-func newQuestion(from, to net.HardwareAddr, etherType uint16, payload []byte, answer func(Frame) (net.HardwareAddr, bool)) (question, error) {
+func newQuestion(target netip.Addr, own, to net.HardwareAddr, etherType uint16, payload []byte) (question, error) {
 	frame, err := (&ethernet.Frame{
-		Destination: to, Source: from, EtherType: ethernet.EtherType(etherType), Payload: payload,
+		Destination: to, Source: own, EtherType: ethernet.EtherType(etherType), Payload: payload,
 	}).MarshalBinary()
-	return question{frame: frame, to: to, answer: answer}, err
+	return question{target: target, frame: frame, own: own, to: to, protocol: etherType}, err
 }
 
 // ownAddress is the interface and its first global address of the target's family.

@@ -14,7 +14,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/mdlayher/arp"
 	"github.com/mdlayher/packet"
 	"golang.org/x/sys/unix"
 
@@ -97,7 +96,7 @@ func (c *Capture) read(etherTypes []uint16) {
 	defer close(c.done)
 	buf := make([]byte, 65536)
 	for {
-		n, _, err := c.conn.ReadFrom(buf)
+		n, at, err := receive(c.conn, buf)
 		if err != nil {
 			c.mu.Lock()
 			if !c.closing {
@@ -109,7 +108,7 @@ func (c *Capture) read(etherTypes []uint16) {
 		if n < ethernetHeader {
 			continue
 		}
-		f := Frame{At: time.Now(), Data: slices.Clone(buf[:n])}
+		f := Frame{At: at, Data: slices.Clone(buf[:n])}
 		if len(etherTypes) > 0 && !slices.Contains(etherTypes, f.EtherType()) {
 			continue
 		}
@@ -149,20 +148,6 @@ func (c *Capture) Close() error {
 	return errors.Join(err, c.err)
 }
 
-func parseARP(f Frame) (ARP, bool) {
-	if f.EtherType() != EtherTypeARP {
-		return ARP{}, false
-	}
-	var p arp.Packet
-	if err := p.UnmarshalBinary(f.Data[ethernetHeader:]); err != nil {
-		return ARP{}, false
-	}
-	return ARP{
-		At: f.At, From: f.Source(), To: f.Destination(), Reply: p.Operation == arp.OperationReply,
-		SenderMAC: p.SenderHardwareAddr, TargetMAC: p.TargetHardwareAddr, SenderIP: p.SenderIP, TargetIP: p.TargetIP,
-	}, true
-}
-
 func listen(n *sandbox.Namespace, iface string, protocol int) (conn *packet.Conn, err error) {
 	err = n.Do(func() error {
 		ifi, err := net.InterfaceByName(iface)
@@ -172,5 +157,58 @@ func listen(n *sandbox.Namespace, iface string, protocol int) (conn *packet.Conn
 		conn, err = packet.Listen(ifi, packet.Raw, protocol, nil)
 		return err
 	})
-	return conn, err
+	if err != nil {
+		return nil, err
+	}
+	if err := prepare(conn); err != nil {
+		return nil, errors.Join(err, conn.Close())
+	}
+	return conn, nil
+}
+
+// prepare has the kernel keep frames, and tell when it got them.
+func prepare(conn *packet.Conn) error {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var failed error
+	err = raw.Control(func(fd uintptr) {
+		failed = errors.Join(
+			unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_TIMESTAMPNS, 1),
+			unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, receiveBuffer),
+		)
+	})
+	return errors.Join(err, failed)
+}
+
+// receiveBuffer holds what comes while a busy machine does not let the reader run.
+const receiveBuffer = 8 << 20
+
+// receive reads a frame, and when it passed the interface: a reader that had to wait for the processor is not the network.
+func receive(conn *packet.Conn, buf []byte) (n int, at time.Time, err error) {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return 0, at, err
+	}
+	var control [64]byte
+	var controlled int
+	var failed error
+	err = raw.Read(func(fd uintptr) bool {
+		n, controlled, _, _, failed = unix.Recvmsg(int(fd), buf, control[:], unix.MSG_DONTWAIT)
+		return failed != unix.EAGAIN && failed != unix.EINTR
+	})
+	if err = errors.Join(err, failed); err != nil {
+		return 0, at, err
+	}
+	messages, err := unix.ParseSocketControlMessage(control[:controlled])
+	if err != nil {
+		return 0, at, err
+	}
+	for _, m := range messages {
+		if m.Header.Level == unix.SOL_SOCKET && m.Header.Type == unix.SO_TIMESTAMPNS && len(m.Data) >= 16 {
+			return n, time.Unix(int64(binary.NativeEndian.Uint64(m.Data)), int64(binary.NativeEndian.Uint64(m.Data[8:]))), nil
+		}
+	}
+	return n, time.Now(), nil
 }

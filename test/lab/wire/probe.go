@@ -129,7 +129,7 @@ func (p *Probe) run() {
 		p.mu.Unlock()
 		pending.Go(func() {
 			// Why a probe was lost does not matter: the result counts.
-			answer, _ := ask(p.dialer, p.network, p.target)
+			answer, _ := ask(p.dialer, p.network, p.target, probeTimeout)
 			p.mu.Lock()
 			p.probes[i].done, p.probes[i].answer = true, answer
 			p.mu.Unlock()
@@ -138,8 +138,8 @@ func (p *Probe) run() {
 }
 
 // ask gets the host name of whoever answers at an address.
-func ask(d Dialer, network string, target netip.AddrPort) (string, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), probeTimeout)
+func ask(d Dialer, network string, target netip.AddrPort, timeout time.Duration) (string, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
 	conn, err := d.DialContext(ctx, network, target.String())
 	if err != nil {
