@@ -198,7 +198,10 @@ func receive(conn *packet.Conn, buf []byte) (n int, at time.Time, err error) {
 		n, controlled, _, _, failed = unix.Recvmsg(int(fd), buf, control[:], unix.MSG_DONTWAIT)
 		return failed != unix.EAGAIN && failed != unix.EINTR
 	})
-	if err = errors.Join(err, failed); err != nil {
+	if err == nil {
+		err = failed // else that of a try before
+	}
+	if err != nil {
 		return 0, at, err
 	}
 	messages, err := unix.ParseSocketControlMessage(control[:controlled])
