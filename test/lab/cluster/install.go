@@ -266,6 +266,13 @@ func (l *Lab) launch(w workload, host *Host, name string, p pod, token string) (
 
 // awaitProbe waits until the container's readiness probe succeeds, and for nothing if it has none.
 func (l *Lab) awaitProbe(ctx context.Context, w workload, p *sandbox.Process, host *Host) error {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	return l.awaitProcess(ctx, p, p.Name+" is ready", func(ctx context.Context) error { return w.probe(ctx, host) })
+}
+
+// probe does the readiness probe of the container once. One that has none is ready.
+func (w workload) probe(ctx context.Context, host *Host) error {
 	probe := w.spec.Containers[0].ReadinessProbe
 	if probe == nil || probe.HTTPGet == nil {
 		return nil
@@ -274,10 +281,6 @@ func (l *Lab) awaitProbe(ctx context.Context, w workload, p *sandbox.Process, ho
 	if err != nil {
 		return fmt.Errorf("workload %s: %w", w.name, err)
 	}
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
-	defer cancel()
-	return l.awaitProcess(ctx, p, p.Name+" is ready", func(ctx context.Context) error {
-		_, err := host.Get(ctx, url)
-		return err
-	})
+	_, err = host.Get(ctx, url)
+	return err
 }

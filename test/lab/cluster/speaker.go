@@ -48,6 +48,17 @@ func (l *Lab) RestartSpeaker(ctx context.Context, n *Node) error {
 	return l.awaitProbe(ctx, l.speaker, p, n.Host)
 }
 
+// SpeakerReady is nil if the readiness probe of the node's speaker succeeds now.
+func (l *Lab) SpeakerReady(ctx context.Context, n *Node) error {
+	l.installing.Lock()
+	w := l.speaker
+	l.installing.Unlock()
+	if w.spec.Containers == nil {
+		return errors.New("nothing is installed")
+	}
+	return w.probe(ctx, n.Host)
+}
+
 // deleteSpeakerPod deletes the Pod if it is still there: with a grace it stays, terminating; without one it is gone.
 func (l *Lab) deleteSpeakerPod(ctx context.Context, pod podID, grace int64) error {
 	if pod.uid == "" {

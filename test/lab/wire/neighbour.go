@@ -4,6 +4,7 @@ package wire
 
 import (
 	"encoding/binary"
+	"fmt"
 	"net"
 	"net/netip"
 	"time"
@@ -16,6 +17,21 @@ import (
 type MAC [6]byte
 
 func (m MAC) String() string { return net.HardwareAddr(m[:]).String() }
+
+// MarshalText writes the usual notation.
+func (m MAC) MarshalText() ([]byte, error) { return []byte(m.String()), nil }
+
+// UnmarshalText reads it.
+func (m *MAC) UnmarshalText(text []byte) error {
+	a, err := net.ParseMAC(string(text))
+	if err == nil && len(a) != len(m) {
+		err = fmt.Errorf("%s is no MAC of Ethernet", text)
+	}
+	if err == nil {
+		*m = MAC(a)
+	}
+	return err
+}
 
 // MACOf takes over a hardware address of Ethernet.
 func MACOf(a net.HardwareAddr) MAC { return MAC(a) }

@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -67,12 +68,19 @@ func StartProbe(from Dialer, network string, target netip.AddrPort) *Probe {
 }
 
 // Stop ends the probing, waits for the last answers, and tells what was found.
-func (p *Probe) Stop() Result {
+func (p *Probe) Stop() Result { return p.StopSince(time.Time{}) }
+
+// StopSince is Stop, and tells of the probes that were sent from a time on.
+func (p *Probe) StopSince(from time.Time) Result {
 	close(p.stop)
 	<-p.stopped
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return summarise(p.probes)
+	first := slices.IndexFunc(p.probes, func(s sent) bool { return !s.at.Before(from) })
+	if first < 0 {
+		first = len(p.probes)
+	}
+	return summarise(p.probes[first:])
 }
 
 // AwaitAnswers waits until that many probes in a row, all sent from now on, are answered.
