@@ -11,7 +11,7 @@ NODES   ?= 3
 
 .PHONY: help
 help: ## Show this help
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: demo
 demo: build ## Start a three-node lab, announce a Service, take its node away, clean up
@@ -22,7 +22,7 @@ test: lint unit e2e ## Run every check and test; installs and builds what it nee
 
 .PHONY: unit
 unit: ## Run the unit tests with the race detector
-	go test -race $$(go list ./... | grep -v /test/) ./test/imports
+	go test -race $$(go list ./... | grep -v /test/) ./test/imports ./test/failover/...
 
 .PHONY: e2e
 e2e: build ## Run the lab's own tests and the end-to-end suite on a lab
@@ -37,6 +37,18 @@ crash: build ## Kill the controller at random moments of 500 operations, 20 time
 bench: build ## Run the benchmarks, and 5,000 Services at once on a lab
 	go test -run '^$$' -bench . -benchmem ./ipam ./plan ./speaker/l2
 	go run ./test/bench
+
+.PHONY: bench-failover
+bench-failover: build ## Break nodes, links and speakers of labs, 20 times each, and print what clients notice (ROWS=cable,kill RUNS=5)
+	go run ./test/failover $(if $(ROWS),-rows $(ROWS)) $(if $(RUNS),-runs $(RUNS))
+
+.PHONY: chaos
+chaos: build ## Break links and pause speakers at random for 10 minutes, and check what was answered
+	go run ./test/failover chaos
+
+.PHONY: loaded
+loaded: build ## Compile on every core for 10 minutes, and count rescues that nothing called for
+	go run ./test/failover loaded
 
 .PHONY: build
 build: ## Build the programs into bin/

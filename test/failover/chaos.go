@@ -8,6 +8,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -63,7 +64,7 @@ func chaos(ctx context.Context, flags *flag.FlagSet, args []string) error {
 	if err := errors.Join(s.record(ctx, askers, steps, *length, *dir), s.lab.Close()); err != nil {
 		return err
 	}
-	return report(*dir)
+	return report(os.Stdout, *dir)
 }
 
 // checkAgain checks the folder of an earlier chaos.
@@ -74,7 +75,7 @@ func checkAgain(_ context.Context, flags *flag.FlagSet, args []string) error {
 	if flags.NArg() != 1 {
 		return errors.New("check: want the folder of an earlier chaos")
 	}
-	return report(flags.Arg(0))
+	return report(os.Stdout, flags.Arg(0))
 }
 
 // record goes through the steps while the askers ask, and leaves the schedule and the captures in a folder.
@@ -117,7 +118,11 @@ func (s *scene) record(ctx context.Context, askers []*cluster.Host, steps []step
 		return err
 	}
 	done.End = time.Now()
-	text, err := json.MarshalIndent(done, "", " ")
+	return writeSchedule(dir, done)
+}
+
+func writeSchedule(dir string, s check.Schedule) error {
+	text, err := json.MarshalIndent(s, "", " ")
 	if err != nil {
 		return err
 	}
@@ -157,29 +162,29 @@ func (s *scene) apply(ctx context.Context, change check.Change, paused map[strin
 func captureFile(dir, host string) string { return filepath.Join(dir, host+".pcap") }
 
 // report checks a folder and tells what was found. It fails if a bound is broken.
-func report(dir string) error {
+func report(out io.Writer, dir string) error {
 	schedule, seen, err := read(dir)
 	if err != nil {
 		return err
 	}
 	r := check.Check(schedule, seen)
-	fmt.Printf("\n%d changes, %d addresses, %d hosts asked %d questions and got %d answers, %d of them of one who stood in\n",
+	fmt.Fprintf(out, "\n%d changes, %d addresses, %d hosts asked %d questions and got %d answers, %d of them of one who stood in\n",
 		len(schedule.Changes)-1, len(schedule.Addrs), len(schedule.Askers), r.Questions, r.Answers, r.Relayed)
 	for _, list := range []struct {
 		what     string
 		findings []check.Finding
 		bound    time.Duration
 	}{{"answered by two in one segment, longest", r.Together, mostTogether}, {"unanswered after a change, longest", r.Unanswered, mostUnanswered}} {
-		fmt.Printf("%s (bound %s s):\n", list.what, seconds(list.bound))
+		fmt.Fprintf(out, "%s (bound %s s):\n", list.what, seconds(list.bound))
 		for _, f := range list.findings {
-			fmt.Println("  " + f.String())
+			fmt.Fprintln(out, "  "+f.String())
 		}
 		if len(list.findings) > 0 && list.findings[0].For > list.bound {
 			err = errBroken
 		}
 	}
 	if r.Strangers > 0 {
-		fmt.Printf("%d answers with a MAC of no node\n", r.Strangers)
+		fmt.Fprintf(out, "%d answers with a MAC of no node\n", r.Strangers)
 		err = errBroken
 	}
 	if r.Answers == 0 {

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"syscall"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -106,6 +107,9 @@ func compile(ctx context.Context, length time.Duration) (times int, err error) {
 			for {
 				cmd := exec.CommandContext(over, "go", "build", "-a", "-o", os.DevNull, "./cmd/speaker")
 				cmd.Dir, cmd.Env = root, append(os.Environ(), "GOCACHE="+cache)
+				// The compilers that it started end with it.
+				cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+				cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 				out, err := cmd.CombinedOutput()
 				if over.Err() != nil {
 					return ctx.Err()

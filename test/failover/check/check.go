@@ -5,6 +5,7 @@
 package check
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -62,8 +63,8 @@ func (f Finding) String() string {
 type Report struct {
 	Questions, Answers, Relayed int
 	Strangers                   int       // answers with a MAC of no node
-	Together                    []Finding // two nodes of one segment answered, longest first
-	Unanswered                  []Finding // nobody did although somebody could have, longest first
+	Together                    []Finding // two nodes of one segment answered, longest first, one for each change
+	Unanswered                  []Finding // nobody did although somebody could have, in the same way
 }
 
 // worst is how many findings of a sort are kept.
@@ -191,15 +192,20 @@ func (c *checker) overlap(f Finding, a, b string, from, to time.Time) {
 	}
 }
 
-// keep keeps the longest, one for each address, asker and beginning.
+// keep keeps the longest, one for each change.
 func keep(list []Finding, f Finding) []Finding {
-	if f.For <= 0 || len(list) == worst && f.For <= list[worst-1].For {
+	if f.For <= 0 {
 		return list
 	}
-	list = slices.DeleteFunc(list, func(o Finding) bool {
-		return o.Addr == f.Addr && o.Asker == f.Asker && o.From.Equal(f.From) && o.For <= f.For
-	})
-	at, _ := slices.BinarySearchFunc(list, f, func(a, b Finding) int { return int(b.For - a.For) })
+	same := func(o Finding) bool {
+		// What goes on over a change is found again, and longer.
+		return o.Change.At.Equal(f.Change.At) || o.From.Equal(f.From) && o.Addr == f.Addr && o.Asker == f.Asker
+	}
+	if slices.ContainsFunc(list, func(o Finding) bool { return same(o) && o.For >= f.For }) {
+		return list
+	}
+	list = slices.DeleteFunc(list, same)
+	at, _ := slices.BinarySearchFunc(list, f, func(a, b Finding) int { return cmp.Compare(b.For, a.For) })
 	list = slices.Insert(list, at, f)
 	return list[:min(len(list), worst)]
 }

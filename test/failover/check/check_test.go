@@ -4,6 +4,7 @@ package check
 
 import (
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
@@ -131,20 +132,22 @@ func TestStrangersRelaysAndExchangesAreCounted(t *testing.T) {
 	}
 }
 
-func TestOnlyTheWorstAreKeptLongestFirst(t *testing.T) {
+func TestOnlyTheWorstAreKeptLongestFirstAndOneForEachChange(t *testing.T) {
 	var list []Finding
+	note := func(length int, change, from int64) {
+		list = keep(list, Finding{For: time.Duration(length), From: time.Unix(from, 0), Change: Change{At: time.Unix(change, 0)}})
+	}
 	for i, length := range []int{3, 9, 1, 7, 5, 8, 2} {
-		list = keep(list, Finding{For: time.Duration(length), From: begin.Add(time.Duration(i))})
+		note(length, int64(i), int64(10+i))
 	}
-	list = keep(list, Finding{For: 10, From: begin.Add(1)}) // the 9 went on
-	var got []time.Duration
+	note(6, 1, 99)   // not as long as what is known of that change
+	note(0, 50, 99)  // nothing
+	note(10, 51, 11) // the 9 went on over a change
+	var got []int
 	for _, f := range list {
-		got = append(got, f.For)
+		got = append(got, int(f.For))
 	}
-	want := []time.Duration{10, 8, 7, 5, 3}
-	for i := range want {
-		if i >= len(got) || got[i] != want[i] {
-			t.Fatalf("got %v, want %v", got, want)
-		}
+	if want := []int{10, 8, 7, 5, 3}; !slices.Equal(got, want) {
+		t.Fatalf("got %v, want %v", got, want)
 	}
 }

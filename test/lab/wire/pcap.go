@@ -110,6 +110,19 @@ func writePcapFrame(w io.Writer, f Frame) error {
 	return err
 }
 
+// WritePcap writes frames as a Recording does.
+func WritePcap(w io.Writer, frames []Frame) error {
+	if err := writePcapHeader(w); err != nil {
+		return err
+	}
+	for _, f := range frames {
+		if err := writePcapFrame(w, f); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // ReadPcap calls do with every frame of a Recording's file. The frame's data is valid during the call.
 func ReadPcap(r io.Reader, do func(Frame)) error {
 	in := bufio.NewReader(r)

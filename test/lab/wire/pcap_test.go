@@ -21,13 +21,8 @@ func TestFramesComeOutOfAPcapFileAsTheyWentIn(t *testing.T) {
 		{At: time.Unix(1001, 0), Data: bytes.Repeat([]byte{7}, 1500)},
 	}
 	var file bytes.Buffer
-	if err := writePcapHeader(&file); err != nil {
+	if err := WritePcap(&file, want); err != nil {
 		t.Fatal(err)
-	}
-	for _, f := range want {
-		if err := writePcapFrame(&file, f); err != nil {
-			t.Fatal(err)
-		}
 	}
 	whole := file.Bytes()
 	var got []Frame
