@@ -58,10 +58,8 @@ func (r row) run(ctx context.Context, s *scene, random *rand.Rand, i int) (outco
 	if err := r.strike(ctx, s, victim, i); err != nil {
 		return nil, err
 	}
-	if r.away {
-		// A fault that nobody deals with is a figure like any other, and the worst.
-		_ = w.awaitOthers(ctx, dead)
-	}
+	// A fault that nobody deals with is a figure like any other, and the worst.
+	stuck := r.away && w.awaitOthers(ctx, dead) != nil
 	if err := sleep(ctx, r.hold-time.Since(struck)); err != nil {
 		return nil, err
 	}
@@ -94,6 +92,7 @@ func (r row) run(ctx context.Context, s *scene, random *rand.Rand, i int) (outco
 			fresh:    c.freshed.Longest,
 			together: wire.LongestTogether(answers, 3*wire.ColdInterval),
 			moved:    moved(before, after, c.addr.Is4()),
+			stuck:    stuck,
 		})
 	}
 	return outcomes, nil

@@ -25,6 +25,7 @@ type outcome struct {
 	fresh    time.Duration // the longest wait of a client that had to ask first
 	together time.Duration // the longest that two MACs answered at once
 	moved    int           // addresses of the family that have another owner than before, or another term
+	stuck    bool          // the owner should have been replaced and was not
 }
 
 func familyOf(a netip.Addr) cluster.Family {
@@ -77,6 +78,7 @@ func (b bounds) broken(list []outcome) (all []string) {
 	}
 	none("lost", sum(list, func(o outcome) int { return o.lost }), b.keeps || b.lossless)
 	none("resets", sum(list, func(o outcome) int { return o.broken }), b.keeps)
+	none("not replaced", len(slices.DeleteFunc(slices.Clone(list), func(o outcome) bool { return !o.stuck })), true)
 	none("moved", sum(list, func(o outcome) int { return o.moved }), b.stays)
 	return all
 }

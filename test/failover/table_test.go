@@ -57,6 +57,7 @@ func TestABoundIsBrokenByWhatIsOverIt(t *testing.T) {
 		{"a lost speaker costs something", lostSpeaker, []outcome{{cold: 1400 * ms, fresh: 1500 * ms, lost: 1, broken: 2, moved: 3}},
 			[]string{"cold 1.40 > 1.30", "fresh 1.50 > 1.30", "1 lost", "2 resets", "3 moved"}},
 		{"a drain loses no datagram", bounds{lossless: true}, []outcome{{lost: 1}, {lost: 1, broken: 9}}, []string{"2 lost"}},
+		{"a drain moves the address", bounds{lossless: true}, []outcome{{}, {stuck: true}}, []string{"1 not replaced"}},
 		{"two answer for too long, whatever the row", bounds{}, []outcome{{together: 1500 * ms}}, []string{"two answer 1.50 > 1.00"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
