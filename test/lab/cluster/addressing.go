@@ -31,43 +31,64 @@ func (f Family) has6() bool { return f != IPv4 }
 //	controllerN 10.89.2.N         fd89::2:N        the product's controllers
 //	clientN     10.89.3.N         fd89::3:N        more clients, from 2
 //	pools       10.89.16.0/20 ... fd89:0:0:0:1::/80 ...  PoolRange
+//	eth1        10.91.G.N         fd91::G:N        nodeN and client on the second LAN, as above
+//	            10.91.16.0/20 ... fd91:0:0:0:1::/80 ...  free there: SecondPoolRange
 //	far         10.90.0.2         fd90::2          behind the router (10.90.0.1, fd90::1)
 //	Pods        10.244.N.0/24     fd44:0:0:N::/64  on nodeN
 //	Services    10.96.0.0/16      fd96::/112
 var (
-	LAN4     = netip.MustParsePrefix("10.89.0.0/16")
-	LAN6     = netip.MustParsePrefix("fd89::/64")
-	Far4     = netip.MustParsePrefix("10.90.0.0/24")
-	Far6     = netip.MustParsePrefix("fd90::/64")
-	Pods4    = netip.MustParsePrefix("10.244.0.0/16")
-	Pods6    = netip.MustParsePrefix("fd44::/48")
-	Service4 = netip.MustParsePrefix("10.96.0.0/16")
-	Service6 = netip.MustParsePrefix("fd96::/112")
+	LAN4       = netip.MustParsePrefix("10.89.0.0/16")
+	LAN6       = netip.MustParsePrefix("fd89::/64")
+	Far4       = netip.MustParsePrefix("10.90.0.0/24")
+	Far6       = netip.MustParsePrefix("fd90::/64")
+	SecondLAN4 = netip.MustParsePrefix("10.91.0.0/16")
+	SecondLAN6 = netip.MustParsePrefix("fd91::/64")
+	Pods4      = netip.MustParsePrefix("10.244.0.0/16")
+	Pods6      = netip.MustParsePrefix("fd44::/48")
+	Service4   = netip.MustParsePrefix("10.96.0.0/16")
+	Service6   = netip.MustParsePrefix("fd96::/112")
 )
 
 // PoolRanges is how many ranges of the LAN the lab keeps free for pools in each family.
 const PoolRanges = 15
 
 // PoolRange is the i-th range (0 to PoolRanges-1) on the LAN that nothing in the lab uses: a /20 and a /80.
-func PoolRange(i int) (v4, v6 netip.Prefix) {
+func PoolRange(i int) (v4, v6 netip.Prefix) { return poolRange(LAN4, LAN6, i) }
+
+// SecondPoolRange is the i-th range (0 to PoolRanges-1) on the second LAN that nothing in the lab uses.
+func SecondPoolRange(i int) (v4, v6 netip.Prefix) { return poolRange(SecondLAN4, SecondLAN6, i) }
+
+func poolRange(lan4, lan6 netip.Prefix, i int) (v4, v6 netip.Prefix) {
 	if i < 0 || i >= PoolRanges {
 		panic(fmt.Sprintf("cluster: there is no pool range %d", i))
 	}
-	v4 = netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 89, byte(16 * (i + 1)), 0}), 20)
-	b := LAN6.Addr().As16()
+	a := lan4.Addr().As4()
+	a[2] = byte(16 * (i + 1))
+	b := lan6.Addr().As16()
 	b[9] = byte(i + 1)
-	return v4, netip.PrefixFrom(netip.AddrFrom16(b), 80)
+	return netip.PrefixFrom(netip.AddrFrom4(a), 20), netip.PrefixFrom(netip.AddrFrom16(b), 80)
 }
 
 const clientGroup = 3
 
 // lanAddrs are the addresses of a host: 10.89.group.number and fd89::group:number.
 func lanAddrs(family Family, group, number byte) (v4, v6 netip.Addr) {
+	return addrsOn(LAN4, LAN6, family, group, number)
+}
+
+// secondLANAddrs are those on the second LAN.
+func secondLANAddrs(family Family, group, number byte) (v4, v6 netip.Addr) {
+	return addrsOn(SecondLAN4, SecondLAN6, family, group, number)
+}
+
+func addrsOn(lan4, lan6 netip.Prefix, family Family, group, number byte) (v4, v6 netip.Addr) {
 	if family.has4() {
-		v4 = netip.AddrFrom4([4]byte{10, 89, group, number})
+		b := lan4.Addr().As4()
+		b[2], b[3] = group, number
+		v4 = netip.AddrFrom4(b)
 	}
 	if family.has6() {
-		b := LAN6.Addr().As16()
+		b := lan6.Addr().As16()
 		b[13], b[15] = group, number
 		v6 = netip.AddrFrom16(b)
 	}

@@ -53,6 +53,7 @@ type Config struct {
 	NodeGrace time.Duration   // from a node's last heartbeat to NotReady, whole seconds; 4 s
 	Log       io.Writer       // progress, for people; nil is silence
 	Scheme    *runtime.Scheme // of Lab.API; that of client-go if nil
+	SecondLAN bool            // nodes and the client have an eth1 on a LAN of its own
 	KeepState bool            // leave the folder with the logs behind on Close
 }
 
@@ -247,7 +248,11 @@ func (l *Lab) wire() error {
 	if l.box, err = sandbox.New(); err != nil {
 		return err
 	}
-	if l.lan, err = addLAN(l.box); err != nil {
+	bridges := []string{bridgeName}
+	if l.cfg.SecondLAN {
+		bridges = append(bridges, secondBridgeName)
+	}
+	if l.lan, err = addLANs(l.box, bridges...); err != nil {
 		return err
 	}
 	if l.Router, err = l.addHost("router", 0, 1); err != nil {
@@ -267,7 +272,17 @@ func (l *Lab) wire() error {
 		if err != nil {
 			return err
 		}
+		if l.cfg.SecondLAN {
+			if err := h.addSecondLink(1, byte(i)); err != nil {
+				return err
+			}
+		}
 		l.Nodes = append(l.Nodes, &Node{Host: h, lab: l, number: i, pods: map[string]*Pod{}})
+	}
+	if l.cfg.SecondLAN {
+		if err := l.Client.addSecondLink(0, 3); err != nil {
+			return err
+		}
 	}
 	return l.routePods()
 }

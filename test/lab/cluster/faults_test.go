@@ -71,6 +71,46 @@ func loseOneWay(t *testing.T, l *cluster.Lab, _ *corev1.Service, _ []*cluster.Po
 	}
 }
 
+func TestASecondLANIsApartFromTheFirst(t *testing.T) {
+	l := start(t, cluster.Config{Name: labName("second"), Nodes: 2, Family: cluster.IPv4, SecondLAN: true})
+	client, a, b := l.Client.Second, l.Nodes[0], l.Nodes[1].Second
+	answers := func(from, to *cluster.Host) string {
+		t.Helper()
+		macs, err := wire.Ask(t.Context(), from.Namespace, from.Interface, to.IPv4, 100*time.Millisecond)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return fmt.Sprint(macs)
+	}
+	nobody := "[]"
+	if got := answers(client, a.Second); got != fmt.Sprint([]any{a.Second.MAC}) || bytes.Equal(a.Second.MAC, a.MAC) {
+		t.Errorf("%s answers for %s, want %s", got, a.Second.IPv4, a.Second.MAC)
+	}
+	for _, tt := range []struct {
+		name                string
+		do                  func() error
+		first, second, both string // who answers on either LAN, and between the nodes
+	}{
+		{"cut on the second", func() error { return a.Second.Cut(t.Context()) }, fmt.Sprint([]any{a.MAC}), nobody, nobody},
+		{"cut on the first", func() error { return a.Cut(t.Context()) }, nobody, fmt.Sprint([]any{a.Second.MAC}), fmt.Sprint([]any{b.MAC})},
+		{"parted on the second", func() error { return l.Do(t.Context(), "part", "node1-2/node2-2") }, fmt.Sprint([]any{a.MAC}), fmt.Sprint([]any{a.Second.MAC}), nobody},
+		{"no power", a.PowerOff, nobody, nobody, nobody},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			if err := tt.do(); err != nil {
+				t.Fatal(err)
+			}
+			first, second, both := answers(l.Client, a.Host), answers(client, a.Second), answers(a.Second, b)
+			if first != tt.first || second != tt.second || both != tt.both {
+				t.Errorf("answers: %s, %s, %s, want %s, %s, %s", first, second, both, tt.first, tt.second, tt.both)
+			}
+			if err := l.SetLosses(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		})
+	}
+}
+
 func power(t *testing.T, l *cluster.Lab, svc *corev1.Service, _ []*cluster.Pod) {
 	node := l.Nodes[0]
 	target := netip.AddrPortFrom(node.IPv4, nodePorts(svc, "udp")[0])

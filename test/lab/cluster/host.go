@@ -19,17 +19,24 @@ import (
 	"github.com/fairlead-lb/fairlead/test/lab/wire"
 )
 
-// Host is a machine of the lab: a network namespace whose eth0 is a port of the LAN.
+// Host is a machine of the lab by one of its links to a LAN: a network namespace and, for most, its eth0.
 type Host struct {
 	*sandbox.Namespace
+	Interface  string     // the link
 	IPv4, IPv6 netip.Addr // invalid if the lab lacks the family
 	MAC        net.HardwareAddr
+	Second     *Host // the same machine by its eth1, on the second LAN; nil if it has none
+
+	port string // the link's other end, on the LAN
 
 	lab *Lab // whose LAN it is on; nil for the far host, which is on none
 }
 
-// Interface is the name of every host's link to the LAN.
-const Interface = "eth0"
+// Interface is the name of every host's link to the LAN, SecondInterface that of a node's and the client's to the second.
+const (
+	Interface       = "eth0"
+	SecondInterface = "eth1"
+)
 
 // Addr is the host's address of the lab's preferred family.
 func (h *Host) Addr() netip.Addr {
@@ -66,7 +73,7 @@ func (h *Host) Get(ctx context.Context, url string) (string, error) {
 
 // Neighbour is the MAC that the host's kernel has for an address on the LAN, nil if it has none.
 func (h *Host) Neighbour(addr netip.Addr) (net.HardwareAddr, error) {
-	link, err := h.Netlink().LinkByName(Interface)
+	link, err := h.Netlink().LinkByName(h.Interface)
 	if err != nil {
 		return nil, fmt.Errorf("neighbours of %s: %w", h.Name(), err)
 	}
@@ -84,7 +91,7 @@ func (h *Host) Neighbour(addr netip.Addr) (net.HardwareAddr, error) {
 
 // SetNeighbour pins the MAC of an address in the host's kernel; a nil MAC forgets the entry.
 func (h *Host) SetNeighbour(addr netip.Addr, mac net.HardwareAddr) error {
-	link, err := h.Netlink().LinkByName(Interface)
+	link, err := h.Netlink().LinkByName(h.Interface)
 	if err != nil {
 		return fmt.Errorf("neighbours of %s: %w", h.Name(), err)
 	}
@@ -114,5 +121,5 @@ func netlinkFamily(addr netip.Addr) int {
 // CapturePort captures what passes the host's port on the LAN: what the switch gets from it and hands to it. Only the
 // EtherTypes given are kept, all if none are.
 func (l *Lab) CapturePort(h *Host, etherTypes ...uint16) (*wire.Capture, error) {
-	return wire.StartCapture(l.lan, h.Name(), etherTypes...)
+	return wire.StartCapture(l.lan, h.port, etherTypes...)
 }

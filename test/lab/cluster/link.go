@@ -13,7 +13,7 @@ import (
 )
 
 // Loss is a direction of the LAN that passes nothing: every frame that From sends to To is dropped, while both links stay
-// up. An empty name is everybody.
+// up. The ports of the LAN are named after their hosts, those of the second LAN with "-2" behind; an empty name is all.
 type Loss struct{ From, To string }
 
 // losses are those that are in force.
@@ -49,8 +49,11 @@ func (l *Lab) editLosses(ctx context.Context, edit func(map[Loss]struct{})) erro
 	edit(next)
 	for loss := range next {
 		for _, name := range []string{loss.From, loss.To} {
-			if h := l.Host(name); name != "" && (h == nil || h.lab == nil) {
-				return fmt.Errorf("no host %q on the LAN", name)
+			if name == "" {
+				continue
+			}
+			if _, err := l.lan.Netlink().LinkByName(name); err != nil {
+				return fmt.Errorf("cutting links: no port %q on the LAN: %w", name, err)
 			}
 		}
 	}
@@ -67,7 +70,7 @@ func sortedLosses(set map[Loss]struct{}) []Loss {
 	})
 }
 
-// lossRules replaces the bridge's filter in one transaction. The ports of the LAN have the names of their hosts.
+// lossRules replaces the bridges' filter in one transaction.
 func lossRules(list []Loss) string {
 	var b strings.Builder
 	b.WriteString("table bridge losses {}\ndelete table bridge losses\n")
@@ -91,18 +94,18 @@ func lossRules(list []Loss) string {
 
 // Cut drops every frame between the host and the LAN while its link stays up, as a switch with a wrong VLAN does.
 func (h *Host) Cut(ctx context.Context) error {
-	return h.lose(ctx, Loss{From: h.Name()}, Loss{To: h.Name()})
+	return h.lose(ctx, Loss{From: h.port}, Loss{To: h.port})
 }
 
 // Mute drops what the host sends; it goes on hearing the others.
-func (h *Host) Mute(ctx context.Context) error { return h.lose(ctx, Loss{From: h.Name()}) }
+func (h *Host) Mute(ctx context.Context) error { return h.lose(ctx, Loss{From: h.port}) }
 
 // Deafen drops what is sent to the host; the others go on hearing it.
-func (h *Host) Deafen(ctx context.Context) error { return h.lose(ctx, Loss{To: h.Name()}) }
+func (h *Host) Deafen(ctx context.Context) error { return h.lose(ctx, Loss{To: h.port}) }
 
 // Part drops every frame between two hosts, which go on hearing all others.
 func (h *Host) Part(ctx context.Context, other *Host) error {
-	return h.lose(ctx, Loss{From: h.Name(), To: other.Name()}, Loss{From: other.Name(), To: h.Name()})
+	return h.lose(ctx, Loss{From: h.port, To: other.port}, Loss{From: other.port, To: h.port})
 }
 
 func (h *Host) lose(ctx context.Context, more ...Loss) error {
@@ -116,7 +119,7 @@ func (h *Host) lose(ctx context.Context, more ...Loss) error {
 // Heal undoes every Cut, Mute, Deafen and Part that the host has a share in. Healing a host that is not cut does nothing.
 func (h *Host) Heal(ctx context.Context) error {
 	return h.lab.editLosses(ctx, func(set map[Loss]struct{}) {
-		maps.DeleteFunc(set, func(loss Loss, _ struct{}) bool { return loss.From == h.Name() || loss.To == h.Name() })
+		maps.DeleteFunc(set, func(loss Loss, _ struct{}) bool { return loss.From == h.port || loss.To == h.port })
 	})
 }
 
@@ -127,16 +130,16 @@ func (h *Host) Unplug() error { return h.setPort(false) }
 func (h *Host) Plug() error { return h.setPort(true) }
 
 func (h *Host) setPort(up bool) error {
-	port, err := h.lab.lan.Netlink().LinkByName(h.Name())
+	port, err := h.lab.lan.Netlink().LinkByName(h.port)
 	if err != nil {
-		return fmt.Errorf("port of %s: %w", h.Name(), err)
+		return fmt.Errorf("port %s: %w", h.port, err)
 	}
 	set := h.lab.lan.Netlink().LinkSetDown
 	if up {
 		set = h.lab.lan.Netlink().LinkSetUp
 	}
 	if err := set(port); err != nil {
-		return fmt.Errorf("port of %s: %w", h.Name(), err)
+		return fmt.Errorf("port %s: %w", h.port, err)
 	}
 	return nil
 }

@@ -15,8 +15,10 @@ import (
 // PowerOff is what a power cut does to the machine: its link is dead at once, and its programs and Pods end where they
 // are. The API is told nothing.
 func (n *Node) PowerOff() error {
-	if err := n.Unplug(); err != nil {
-		return err
+	for _, h := range n.links() {
+		if err := h.Unplug(); err != nil {
+			return err
+		}
 	}
 	n.StopHeartbeat()
 	for _, p := range n.programs() {
@@ -33,8 +35,10 @@ func (n *Node) PowerOn(ctx context.Context) error {
 	if _, err := n.RunInput(ctx, "flush ruleset\n", "nft", "-f", "-"); err != nil {
 		return err
 	}
-	if err := n.Plug(); err != nil {
-		return err
+	for _, h := range n.links() {
+		if err := h.Plug(); err != nil {
+			return err
+		}
 	}
 	n.ResumeHeartbeat()
 	for _, p := range n.programs() {
@@ -43,6 +47,14 @@ func (n *Node) PowerOn(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// links are the machine's on all LANs.
+func (n *Node) links() []*Host {
+	if n.Second == nil {
+		return []*Host{n.Host}
+	}
+	return []*Host{n.Host, n.Second}
 }
 
 // programs are the processes of the machine: kube-proxy, its Pods' and the speaker.

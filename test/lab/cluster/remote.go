@@ -81,11 +81,14 @@ func (l *Lab) hosts() []*Host {
 	return slices.Concat(all, l.controllerHosts, l.moreClients)
 }
 
-// Host finds a machine of the lab by name, nil if there is none.
+// Host finds a machine of the lab by name, or by that of its port on the second LAN (node1-2); nil if there is none.
 func (l *Lab) Host(name string) *Host {
 	for _, h := range l.hosts() {
 		if h.Name() == name {
 			return h
+		}
+		if h.Second != nil && h.Second.port == name {
+			return h.Second
 		}
 	}
 	return nil

@@ -40,10 +40,13 @@ func addNamespace(box *sandbox.Sandbox, name string) (*sandbox.Namespace, error)
 	return n, nil
 }
 
-// bridgeName is the LAN's bridge. It lives in a namespace of its own, is no host and has no address.
-const bridgeName = "lan"
+// The LANs' bridges live in a namespace of their own; it is no host and has no address.
+const (
+	bridgeName       = "lan"
+	secondBridgeName = "lan2"
+)
 
-func addLAN(box *sandbox.Sandbox) (*sandbox.Namespace, error) {
+func addLANs(box *sandbox.Sandbox, bridges ...string) (*sandbox.Namespace, error) {
 	n, err := box.AddNamespace("lan")
 	if err != nil {
 		return nil, err
@@ -51,12 +54,14 @@ func addLAN(box *sandbox.Sandbox) (*sandbox.Namespace, error) {
 	if err := n.Sysctl("ipv6/conf/default/disable_ipv6", "1"); err != nil {
 		return nil, err
 	}
-	bridge := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: bridgeName}}
-	if err := n.Netlink().LinkAdd(bridge); err != nil {
-		return nil, fmt.Errorf("making the LAN: %w", err)
-	}
-	if err := n.Netlink().LinkSetUp(bridge); err != nil {
-		return nil, fmt.Errorf("making the LAN: %w", err)
+	for _, name := range bridges {
+		bridge := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: name}}
+		if err := n.Netlink().LinkAdd(bridge); err != nil {
+			return nil, fmt.Errorf("making the LAN: %w", err)
+		}
+		if err := n.Netlink().LinkSetUp(bridge); err != nil {
+			return nil, fmt.Errorf("making the LAN: %w", err)
+		}
 	}
 	return n, nil
 }
@@ -67,25 +72,9 @@ func (l *Lab) addHost(name string, group, number byte) (*Host, error) {
 	if err != nil {
 		return nil, err
 	}
-	h := &Host{Namespace: n, MAC: lanMAC(group, number), lab: l}
+	h := &Host{Namespace: n, Interface: Interface, MAC: lanMAC(group, number), port: name, lab: l}
 	h.IPv4, h.IPv6 = lanAddrs(l.cfg.Family, group, number)
-
-	bridge, err := l.lan.Netlink().LinkByName(bridgeName)
-	if err != nil {
-		return nil, fmt.Errorf("plugging in %s: %w", name, err)
-	}
-	// The host's end is made inside its namespace at once: the machine under the lab never sees a link.
-	cable := &netlink.Veth{
-		LinkAttrs: netlink.LinkAttrs{Name: name, MasterIndex: bridge.Attrs().Index},
-		PeerName:  Interface, PeerHardwareAddr: h.MAC, PeerNamespace: netlink.NsFd(n.FD()),
-	}
-	if err := l.lan.Netlink().LinkAdd(cable); err != nil {
-		return nil, fmt.Errorf("plugging in %s: %w", name, err)
-	}
-	if err := l.lan.Netlink().LinkSetUp(cable); err != nil {
-		return nil, fmt.Errorf("plugging in %s: %w", name, err)
-	}
-	link, err := setUp(n, Interface, onPrefix(h.IPv4, LAN4), onPrefix(h.IPv6, LAN6))
+	link, err := h.plugIn(bridgeName, LAN4, LAN6)
 	if err != nil {
 		return nil, err
 	}
@@ -101,13 +90,44 @@ func (l *Lab) addHost(name string, group, number byte) (*Host, error) {
 	return h, nil
 }
 
+// addSecondLink plugs a host into the second LAN as well. Nothing is routed by it.
+func (h *Host) addSecondLink(group, number byte) error {
+	mac := lanMAC(group, number)
+	mac[3] = 2
+	h.Second = &Host{Namespace: h.Namespace, Interface: SecondInterface, MAC: mac, port: h.port + "-2", lab: h.lab}
+	h.Second.IPv4, h.Second.IPv6 = secondLANAddrs(h.lab.cfg.Family, group, number)
+	_, err := h.Second.plugIn(secondBridgeName, SecondLAN4, SecondLAN6)
+	return err
+}
+
+// plugIn makes the host's link, as a port of a bridge, with its addresses.
+func (h *Host) plugIn(bridge string, lan4, lan6 netip.Prefix) (netlink.Link, error) {
+	lan := h.lab.lan.Netlink()
+	master, err := lan.LinkByName(bridge)
+	if err != nil {
+		return nil, fmt.Errorf("plugging in %s: %w", h.port, err)
+	}
+	// The host's end is made inside its namespace at once: the machine under the lab never sees a link.
+	cable := &netlink.Veth{
+		LinkAttrs: netlink.LinkAttrs{Name: h.port, MasterIndex: master.Attrs().Index},
+		PeerName:  h.Interface, PeerHardwareAddr: h.MAC, PeerNamespace: netlink.NsFd(h.FD()),
+	}
+	if err := lan.LinkAdd(cable); err != nil {
+		return nil, fmt.Errorf("plugging in %s: %w", h.port, err)
+	}
+	if err := lan.LinkSetUp(cable); err != nil {
+		return nil, fmt.Errorf("plugging in %s: %w", h.port, err)
+	}
+	return setUp(h.Namespace, h.Interface, onPrefix(h.IPv4, lan4), onPrefix(h.IPv6, lan6))
+}
+
 // addFar makes the far host behind the router.
 func (l *Lab) addFar() (*Host, error) {
 	n, err := addNamespace(l.box, "far")
 	if err != nil {
 		return nil, err
 	}
-	h := &Host{Namespace: n, MAC: lanMAC(0xff, 2)}
+	h := &Host{Namespace: n, Interface: Interface, MAC: lanMAC(0xff, 2)}
 	var gateway4, gateway6 netip.Addr
 	if l.cfg.Family.has4() {
 		gateway4, h.IPv4 = firstAddr(Far4), firstAddr(Far4).Next()

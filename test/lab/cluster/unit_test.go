@@ -16,17 +16,19 @@ import (
 	"k8s.io/utils/ptr"
 )
 
-func TestPoolRangesAreOnTheLANAndFreeAndApart(t *testing.T) {
+func TestPoolRangesAreOnTheirLANAndFreeAndApart(t *testing.T) {
 	var used []netip.Prefix
 	for group := range byte(4) {
 		for number := range byte(17) {
 			v4, v6 := lanAddrs(Dual, group, number)
-			used = append(used, onHost(v4), onHost(v6))
+			second4, second6 := secondLANAddrs(Dual, group, number)
+			used = append(used, onHost(v4), onHost(v6), onHost(second4), onHost(second6))
 		}
 	}
 	for i := range PoolRanges {
 		v4, v6 := PoolRange(i)
-		for _, p := range []struct{ pool, lan netip.Prefix }{{v4, LAN4}, {v6, LAN6}} {
+		second4, second6 := SecondPoolRange(i)
+		for _, p := range []struct{ pool, lan netip.Prefix }{{v4, LAN4}, {v6, LAN6}, {second4, SecondLAN4}, {second6, SecondLAN6}} {
 			if p.pool != p.pool.Masked() || !p.lan.Contains(p.pool.Addr()) || p.pool.Bits() <= p.lan.Bits() {
 				t.Errorf("range %d: %s is not a network within %s", i, p.pool, p.lan)
 			}
