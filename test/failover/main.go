@@ -82,11 +82,13 @@ func (c *common) random() *rand.Rand {
 func table(ctx context.Context, flags *flag.FlagSet, args []string) error {
 	var c common
 	c.add(flags)
-	var names []string
+	var names, usual []string
 	for _, r := range rows {
-		names = append(names, r.name)
+		if names = append(names, r.name); !r.byName {
+			usual = append(usual, r.name)
+		}
 	}
-	only := flags.String("rows", strings.Join(names, ","), "which rows")
+	only := flags.String("rows", strings.Join(usual, ","), "which rows of "+strings.Join(names, ", "))
 	sizes := flags.String("nodes", "3,8", "how many nodes the labs have")
 	runs := flags.Int("runs", 20, "of each row")
 	if err := flags.Parse(args); err != nil {

@@ -29,16 +29,20 @@ type row struct {
 	away bool
 	// mend undoes the fault.
 	mend func(ctx context.Context, s *scene, victim *cluster.Node) error
+	// byName says that the row is left out unless it is asked for.
+	byName bool
 }
 
 // What the loss of a node may cost, and what that of a speaker on a living node may.
 var (
 	lostNode    = bounds{median: 500 * time.Millisecond, max: time.Second}
+	hungSpeaker = bounds{cold: 1500 * time.Millisecond, fresh: 1500 * time.Millisecond, keeps: true, stays: true}
 	lostSpeaker = bounds{cold: 1300 * time.Millisecond, fresh: 1300 * time.Millisecond, keeps: true, stays: true}
 )
 
 const (
 	pause      = 3 * time.Second  // shorter than a stand-in lasts
+	longPause  = 13 * time.Second // longer: others own what it had when it is back
 	afterHeal  = 10 * time.Second // "shortly before", for peers that distrust a node that was away
 	crashDelay = 3 * time.Second  // as a kubelet may take: longer than what is measured
 )
@@ -60,10 +64,13 @@ var rows = []row{
 		},
 	},
 	{
-		name: "pause", title: "owner paused and resumed", hold: pause,
-		bounds: bounds{cold: 1500 * time.Millisecond, fresh: 1500 * time.Millisecond, keeps: true},
-		strike: func(_ context.Context, s *scene, n *cluster.Node, _ int) error { return s.speaker(n).Pause() },
-		mend:   func(_ context.Context, s *scene, n *cluster.Node) error { return s.speaker(n).Resume() },
+		name: "pause", title: "owner's speaker paused and resumed", bounds: hungSpeaker, hold: pause,
+		strike: stop, mend: resume,
+	},
+	{
+		name: "longpause", title: "owner's speaker paused for long", byName: true, hold: longPause,
+		bounds: bounds{cold: hungSpeaker.cold, fresh: hungSpeaker.fresh},
+		strike: stop, mend: resume,
 	},
 	{
 		name: "healed", title: "cable or port, 10 s after a heal", bounds: lostNode, dead: true, away: true,
@@ -115,6 +122,9 @@ func unplug(_ context.Context, _ *scene, n *cluster.Node, _ int) error { return 
 func plug(_ context.Context, _ *scene, n *cluster.Node) error          { return n.Plug() }
 func cut(ctx context.Context, _ *scene, n *cluster.Node, _ int) error  { return n.Cut(ctx) }
 func heal(ctx context.Context, _ *scene, n *cluster.Node) error        { return n.Heal(ctx) }
+
+func stop(_ context.Context, s *scene, n *cluster.Node, _ int) error { return s.speaker(n).Pause() }
+func resume(_ context.Context, s *scene, n *cluster.Node) error      { return s.speaker(n).Resume() }
 
 // cableOrPort pulls the cable in every other run.
 func cableOrPort(ctx context.Context, s *scene, n *cluster.Node, i int) error {

@@ -26,7 +26,7 @@ const (
 	pcapSnapLength = 65536
 )
 
-// Recording writes the questions and answers that pass an interface to a pcap file, as tcpdump does.
+// Recording writes what passes an interface of ARP and ICMPv6 to a pcap file, as tcpdump does.
 type Recording struct {
 	conn          *packet.Conn
 	file          *os.File
@@ -34,7 +34,7 @@ type Recording struct {
 	err           error // valid once done is closed
 }
 
-// StartRecording records what passes an interface of a host in either direction. The caller must Close it.
+// StartRecording records on an interface of a host, in either direction. The caller must Close it.
 func StartRecording(n *sandbox.Namespace, iface, path string) (*Recording, error) {
 	failed := func(err error) error { return fmt.Errorf("recording on %s of %s: %w", iface, n.Name(), err) }
 	file, err := os.Create(path)
@@ -65,12 +65,19 @@ func (r *Recording) run() {
 			}
 			break
 		}
-		f := Frame{At: at, Data: buf[:n]}
-		if _, ok := ParseResolution(f); ok {
+		if f := (Frame{At: at, Data: buf[:n]}); aboutNeighbours(f) {
 			r.err = writePcapFrame(w, f)
 		}
 	}
 	r.err = errors.Join(r.err, w.Flush(), r.file.Close())
+}
+
+func aboutNeighbours(f Frame) bool {
+	if len(f.Data) < ethernetHeader {
+		return false
+	}
+	ip := f.Data[ethernetHeader:]
+	return f.EtherType() == EtherTypeARP || f.EtherType() == EtherTypeIPv6 && len(ip) >= ipv6Header && ip[6] == icmpv6
 }
 
 // Close ends the recording. It is an error if the kernel had to drop frames that should be in the file.

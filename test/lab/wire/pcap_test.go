@@ -66,9 +66,9 @@ func TestARecordingHasQuestionsAndAnswers(t *testing.T) {
 	defer file.Close()
 	asked, answered := map[netip.Addr]int{}, map[netip.Addr]int{}
 	if err := ReadPcap(file, func(f Frame) {
-		if m, _ := ParseResolution(f); m.Answer {
+		if m, ok := ParseResolution(f); ok && m.Answer {
 			answered[m.Addr]++
-		} else {
+		} else if ok {
 			asked[m.Addr]++
 		}
 	}); err != nil {
