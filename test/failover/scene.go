@@ -31,8 +31,10 @@ const (
 	servicePort = 80
 	// patience is for what must come about before and after a measurement.
 	patience = time.Minute
-	// settled is how long every address must have one answerer before the next thing is done to it.
-	settled = 300 * time.Millisecond
+	// settled is how long every address must have one answerer before the next thing is done to it, and rollCall the time
+	// between two questions for each of them.
+	settled  = 500 * time.Millisecond
+	rollCall = 100 * time.Millisecond
 	// grown is for how long a speaker runs before the next thing is done: one that has just started judges nobody.
 	grown = 4 * time.Second
 )
@@ -162,17 +164,15 @@ type owner struct {
 // steady waits until nothing is wrong and nothing is going on any more: every node is Ready, every speaker is ready and no
 // longer new, and every address has for a while been answered by one MAC, by itself, and by the record's.
 func (s *scene) steady(ctx context.Context) (owners map[netip.Addr]owner, err error) {
-	probe, err := wire.StartColdProbe(s.prober.Namespace, cluster.Interface, settled/6, s.addrs...)
+	if err := s.await(ctx, "all nodes and speakers are ready", s.ready); err != nil {
+		return nil, err
+	}
+	probe, err := wire.StartColdProbe(s.prober.Namespace, cluster.Interface, rollCall, s.addrs...)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, probe.Stop()) }()
-	err = s.await(ctx, "all is steady", func(ctx context.Context) error {
-		for _, n := range s.lab.Nodes {
-			if age := time.Since(s.started[n.Name()]); age < grown {
-				return fmt.Errorf("the speaker of %s has run for %s", n.Name(), age)
-			}
-		}
+	err = s.await(ctx, "every address is answered by its owner", func(ctx context.Context) error {
 		if owners, err = s.records(ctx); err != nil {
 			return err
 		}
@@ -194,7 +194,7 @@ func (s *scene) steady(ctx context.Context) (owners map[netip.Addr]owner, err er
 func (s *scene) answerer(answers []wire.Resolution) (string, error) {
 	since := time.Now().Add(-settled)
 	recent := slices.DeleteFunc(answers, func(r wire.Resolution) bool { return r.At.Before(since) })
-	if len(recent) < 4 { // of six
+	if len(recent) < 4 { // of five
 		return "", fmt.Errorf("%d answers in %s", len(recent), settled)
 	}
 	for _, r := range recent {
@@ -237,8 +237,13 @@ func (s *scene) records(ctx context.Context) (map[netip.Addr]owner, error) {
 	return owners, nil
 }
 
-// ready checks that every Node is Ready and every speaker's Pod would be.
+// ready checks that every Node is Ready, and every speaker is and is no longer new.
 func (s *scene) ready(ctx context.Context) error {
+	for _, n := range s.lab.Nodes {
+		if age := time.Since(s.started[n.Name()]); age < grown {
+			return fmt.Errorf("the speaker of %s has run for %s", n.Name(), age)
+		}
+	}
 	nodes := &corev1.NodeList{}
 	if err := s.lab.API.List(ctx, nodes); err != nil {
 		return err

@@ -94,7 +94,7 @@ func (w *watch) await(ctx context.Context, by func(wire.MAC) bool) error {
 	defer cancel()
 	for _, c := range w.clients {
 		if err := cluster.Poll(ctx, c.addr.String()+" is answered by whom it should be", func(context.Context) error {
-			return onlyBy(w.cold.Answers(c.addr), time.Now(), by)
+			return onlyBy(w.cold.Answers(c.addr), time.Now().Add(-5*wire.ColdInterval), by)
 		}); err != nil {
 			return err
 		}
@@ -105,9 +105,8 @@ func (w *watch) await(ctx context.Context, by func(wire.MAC) bool) error {
 	return nil
 }
 
-// onlyBy is nil if of late there were answers, and all by MACs that are meant.
-func onlyBy(answers []wire.Resolution, now time.Time, by func(wire.MAC) bool) error {
-	since := now.Add(-5 * wire.ColdInterval)
+// onlyBy is nil if there were answers since a time, and all by MACs that are meant.
+func onlyBy(answers []wire.Resolution, since time.Time, by func(wire.MAC) bool) error {
 	first, _ := slices.BinarySearchFunc(answers, since, func(r wire.Resolution, t time.Time) int { return r.At.Compare(t) })
 	for _, r := range answers[first:] {
 		if !by(r.MAC) {
@@ -122,7 +121,7 @@ func onlyBy(answers []wire.Resolution, now time.Time, by func(wire.MAC) bool) er
 
 // answeredByOthers waits until every address is answered, and none by the node.
 func (s *scene) answeredByOthers(ctx context.Context, n *cluster.Node) (err error) {
-	probe, err := wire.StartColdProbe(s.prober.Namespace, cluster.Interface, settled/6, s.addrs...)
+	probe, err := wire.StartColdProbe(s.prober.Namespace, cluster.Interface, rollCall, s.addrs...)
 	if err != nil {
 		return err
 	}
@@ -131,7 +130,7 @@ func (s *scene) answeredByOthers(ctx context.Context, n *cluster.Node) (err erro
 	defer cancel()
 	return cluster.Poll(ctx, "others than "+n.Name()+" answer", func(context.Context) error {
 		for _, addr := range s.addrs {
-			if err := onlyBy(probe.Answers(addr), time.Now(), func(m wire.MAC) bool { return m != wire.MACOf(n.MAC) }); err != nil {
+			if err := onlyBy(probe.Answers(addr), time.Now().Add(-3*rollCall), func(m wire.MAC) bool { return m != wire.MACOf(n.MAC) }); err != nil {
 				return fmt.Errorf("%s: %w", addr, err)
 			}
 		}

@@ -44,6 +44,7 @@ func TestALab(t *testing.T) {
 	part("the client reaches both backends by either family's node port of either node", nodePortsAnswer)
 	part("a node that gets an ingress address's frames answers them, for the client and for far", ingressAnswers)
 	part("an EndpointSlice made by hand is served", handMadeSlices)
+	part("a backend behind the router is reached by either family, warm, fresh and for long", backendOutside)
 	part("a Pod that is not ready gets nothing", unreadyPod)
 	part("a namespace goes with its Pods, and their addresses are used again", namespaceGoes)
 	part("a terminating Pod still serves", terminating)
@@ -111,6 +112,45 @@ func handMadeSlices(t *testing.T, l *cluster.Lab, _ *corev1.Service, pods []*clu
 	}
 	for _, addr := range []netip.Addr{l.Nodes[0].IPv4, l.Nodes[0].IPv6} {
 		awaitAnswer(t, l.Client, addr, nodePorts(svc, "http")[0], "web-node2")
+	}
+	remove(t, l, svc)
+}
+
+func backendOutside(t *testing.T, l *cluster.Lab, _ *corev1.Service, _ []*cluster.Pod) {
+	if _, err := l.StartBackend(t.Context(), l.Far); err != nil {
+		t.Fatal(err)
+	}
+	svc := l.Service("default", "outside", "")
+	create(t, l, svc)
+	if err := l.CreateSlicesTo(t.Context(), client.ObjectKeyFromObject(svc), l.Far); err != nil {
+		t.Fatal(err)
+	}
+	node := l.Nodes[1]
+	for _, addr := range []netip.Addr{node.IPv4, node.IPv6} {
+		awaitAnswer(t, l.Client, addr, nodePorts(svc, "http")[0], "far")
+		flows, err := wire.StartFlows(t.Context(), l.Client, netip.AddrPortFrom(addr, nodePorts(svc, "http")[0]), 5)
+		if err != nil {
+			t.Fatal(err)
+		}
+		udp := netip.AddrPortFrom(addr, nodePorts(svc, "udp")[0])
+		forgotten := make(chan struct{}, 1000)
+		fresh := wire.StartFresh(l.Client, udp, func() error {
+			forgotten <- struct{}{}
+			return l.Client.SetNeighbour(addr, nil)
+		})
+		probe := wire.StartProbe(l.Router, "udp", udp)
+		if err := probe.AwaitAnswers(t.Context(), 10); err != nil {
+			t.Error(err)
+		}
+		<-forgotten
+		<-forgotten
+		if r, err := fresh.Stop(); err != nil || r.Lost > 0 || r.Clients < 2 {
+			t.Errorf("%s: %s, %v", addr, r, err)
+		}
+		if r := flows.Stop(); r.Broken > 0 || r.Exchanges < 5 {
+			t.Errorf("%s: %s", addr, r)
+		}
+		probe.Stop()
 	}
 	remove(t, l, svc)
 }
@@ -345,6 +385,19 @@ func twoAnswer(t *testing.T, l *cluster.Lab, _ *corev1.Service, _ []*cluster.Pod
 	}
 	if diff := cmp.Diff(want, ask()); diff != "" {
 		t.Error(diff)
+	}
+	probe, err := wire.StartColdProbe(l.Client.Namespace, cluster.Interface, wire.ColdInterval, shared)
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "both have answered for 100 ms", func() error {
+		if both := wire.LongestTogether(probe.Answers(shared), 3*wire.ColdInterval); both < 100*time.Millisecond {
+			return fmt.Errorf("for %s", both)
+		}
+		return nil
+	})
+	if err := probe.Stop(); err != nil {
+		t.Error(err)
 	}
 	for _, n := range l.Nodes {
 		if _, err := n.Run(t.Context(), "ip", "addr", "del", shared.String()+"/32", "dev", "lo"); err != nil {
