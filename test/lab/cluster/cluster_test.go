@@ -543,6 +543,15 @@ func remote(t *testing.T, l *cluster.Lab, _ *corev1.Service, _ []*cluster.Pod) {
 	if err := r.Do(t.Context(), "resume", "kube-proxy/node1"); err != nil {
 		t.Error(err)
 	}
+	for _, drained := range []string{"drain", "undrain"} {
+		if err := r.Do(t.Context(), drained, "node1"); err != nil {
+			t.Fatal(err)
+		}
+		node, err := l.Kube.CoreV1().Nodes().Get(t.Context(), "node1", metav1.GetOptions{})
+		if _, is := node.Annotations["fairlead.dev/drain"]; err != nil || is != (drained == "drain") {
+			t.Errorf("after %s of node1: %v, %v", drained, node.Annotations, err)
+		}
+	}
 	for _, bad := range []struct{ action, target, want string }{
 		{"unplug", "node9", `no host "node9"`},
 		{"delete-node", "client", `no node "client"`},

@@ -9,6 +9,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/fairlead-lb/fairlead/api/v1alpha1"
 	"github.com/fairlead-lb/fairlead/test/lab/sandbox"
 )
 
@@ -69,14 +70,15 @@ func (n *Node) programs() []*sandbox.Process {
 	return all
 }
 
-// drainAnnotation asks Fairlead to move a node's addresses away.
-const drainAnnotation = "fairlead.dev/drain"
-
 // Drain annotates the Node so that its addresses move to others.
-func (n *Node) Drain(ctx context.Context) error { return n.annotate(ctx, drainAnnotation, `"true"`) }
+func (n *Node) Drain(ctx context.Context) error {
+	return n.annotate(ctx, v1alpha1.AnnotationDrain, `"true"`)
+}
 
 // Undrain takes the annotation off.
-func (n *Node) Undrain(ctx context.Context) error { return n.annotate(ctx, drainAnnotation, "null") }
+func (n *Node) Undrain(ctx context.Context) error {
+	return n.annotate(ctx, v1alpha1.AnnotationDrain, "null")
+}
 
 func (n *Node) annotate(ctx context.Context, key, value string) error {
 	patch := fmt.Sprintf(`{"metadata":{"annotations":{%q:%s}}}`, key, value)
