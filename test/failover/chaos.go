@@ -50,7 +50,7 @@ func chaos(ctx context.Context, flags *flag.FlagSet, args []string) error {
 		return fmt.Errorf("chaos: %d nodes for %s: want at least 2, for %s", *nodes, *length, 2*mostCalm)
 	}
 	random := c.random()
-	s, err := newScene(ctx, *nodes, *services, c.families, c.log())
+	s, err := newScene(ctx, c, *nodes, *services)
 	if err != nil {
 		return err
 	}

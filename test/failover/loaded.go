@@ -31,7 +31,7 @@ func loaded(ctx context.Context, flags *flag.FlagSet, args []string) error {
 		return err
 	}
 	random := c.random()
-	s, err := newScene(ctx, *nodes, *services, c.families, c.log())
+	s, err := newScene(ctx, c, *nodes, *services)
 	if err != nil {
 		return err
 	}

@@ -58,11 +58,14 @@ type common struct {
 	families cluster.Family
 	seed     uint64
 	verbose  bool
+	install  cluster.InstallOptions
 }
 
 func (c *common) add(flags *flag.FlagSet) {
 	flags.StringVar((*string)(&c.families), "families", string(cluster.Dual), "IPv4, IPv6 or Dual")
 	flags.Uint64Var(&c.seed, "seed", uint64(time.Now().UnixNano()), "of what is chosen at random")
+	flags.StringVar(&c.install.BinDir, "bin", "", "folder of the programs; the repository's bin if empty")
+	flags.StringVar(&c.install.Chart, "chart", "", "folder of the chart; that of the repository if empty")
 	flags.BoolVar(&c.verbose, "v", false, "print every run")
 }
 
@@ -143,7 +146,7 @@ func measure(ctx context.Context, c common, nodes int, wanted []row, runs int, r
 		res, began, failed := result{row: r, nodes: nodes}, time.Now(), 0
 		for i := 0; i < runs && failed < mostFailed; i++ {
 			if s == nil {
-				if s, err = newScene(ctx, nodes, servicesPerNode*nodes, c.families, c.log()); err != nil {
+				if s, err = newScene(ctx, c, nodes, servicesPerNode*nodes); err != nil {
 					return results, err
 				}
 			}

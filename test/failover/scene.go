@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"net/netip"
 	"os"
@@ -51,13 +50,13 @@ type scene struct {
 }
 
 // newScene starts a lab and waits until every address is answered.
-func newScene(ctx context.Context, nodes, services int, family cluster.Family, log io.Writer) (s *scene, err error) {
+func newScene(ctx context.Context, c common, nodes, services int) (s *scene, err error) {
 	scheme := runtime.NewScheme()
 	if err := errors.Join(clientgoscheme.AddToScheme(scheme), v1alpha1.AddToScheme(scheme)); err != nil {
 		return nil, err
 	}
 	lab, err := cluster.Start(ctx, cluster.Config{
-		Name: fmt.Sprintf("failover-%d-%d", os.Getpid(), nodes), Nodes: nodes, Family: family, Log: log, Scheme: scheme,
+		Name: fmt.Sprintf("failover-%d-%d", os.Getpid(), nodes), Nodes: nodes, Family: c.families, Log: c.log(), Scheme: scheme,
 	})
 	if err != nil {
 		return nil, err
@@ -77,7 +76,7 @@ func newScene(ctx context.Context, nodes, services int, family cluster.Family, l
 	if _, err := lab.StartBackend(ctx, lab.Far); err != nil {
 		return nil, err
 	}
-	if s.product, err = lab.Install(ctx, cluster.InstallOptions{}); err != nil {
+	if s.product, err = lab.Install(ctx, c.install); err != nil {
 		return nil, err
 	}
 	for _, n := range lab.Nodes {
