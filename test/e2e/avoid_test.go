@@ -72,10 +72,13 @@ var _ = Describe("The cluster's own network", onLab, func() {
 				speaker, err := speakerOf(ctx, n.Name())
 				g.Expect(err).NotTo(HaveOccurred())
 				g.Expect(speaker.Status.Interfaces).To(ContainElement(v1alpha1.Interface{
-					Name: cluster.Interface, MAC: n.MAC.String(), Up: true,
+					Name: cluster.Interface, MAC: n.MAC.String(), Up: true, IPv6: true,
 					Addresses: []v1alpha1.InterfaceAddress{v1alpha1.InterfaceAddress(n.IPv4.String() + "/16"), v1alpha1.InterfaceAddress(n.IPv6.String() + "/64")},
 					Gateways:  []v1alpha1.Gateway{v1alpha1.Gateway(lab.Router.IPv4.String()), v1alpha1.Gateway(lab.Router.IPv6.String())},
 				}))
+				g.Expect(speaker.Spec.Endpoints).To(ConsistOf(
+					v1alpha1.Endpoint{Interface: cluster.Interface, Address: n.IPv4.String()},
+					And(HaveField("Interface", cluster.Interface), HaveField("Address", HavePrefix("fe80:")))))
 				node := &corev1.Node{}
 				g.Expect(api.Get(ctx, objectKey("", n.Name()), node)).To(Succeed())
 				g.Expect(speaker.OwnerReferences).To(Equal([]metav1.OwnerReference{{APIVersion: "v1", Kind: "Node", Name: n.Name(), UID: node.UID}}))

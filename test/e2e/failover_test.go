@@ -20,7 +20,7 @@ var _ = Describe("When a node goes", onLab, func() {
 	s := newScene()
 
 	// lose has something happen to the node that announces a Service, and measures how long no client is answered.
-	lose := func(ctx context.Context, happens func(*cluster.Node)) (was, is *cluster.Node) {
+	lose := func(ctx context.Context, happens func(*cluster.Node)) {
 		GinkgoHelper()
 		s.addPool(ctx, "lan", []string{between(s.v4(1), s.v4(9))})
 		s.addService(ctx, "web", selecting("web"))
@@ -54,7 +54,6 @@ var _ = Describe("When a node goes", onLab, func() {
 		answers(ctx, addr, heir)
 		Expect(probe.AwaitAnswers(within, 50)).To(Succeed())
 		AddReportEntry(CurrentSpecReport().LeafNodeText, stop().String(), ReportEntryVisibilityAlways)
-		return owner, heir
 	}
 
 	It("because it was deleted, another answers", func(ctx SpecContext) {
@@ -69,21 +68,40 @@ var _ = Describe("When a node goes", onLab, func() {
 		})
 	})
 
-	It("because it is NotReady, another answers, and goes on when it is back", func(ctx SpecContext) {
-		was, is := lose(ctx, func(n *cluster.Node) {
-			s.afterwards(func(context.Context) { n.ResumeHeartbeat() })
-			n.StopHeartbeat()
+	It("but only for its kubelet, it goes on answering", func(ctx SpecContext) {
+		s.addPool(ctx, "lan", []string{between(s.v4(1), s.v4(9))})
+		s.addService(ctx, "web", selecting("web"))
+		addr, owner := s.announced(ctx, "web")
+		s.afterwards(func(ctx context.Context) {
+			owner.ResumeHeartbeat()
+			Eventually(ctx, nodeReady).WithArguments(owner.Name()).Should(Equal(corev1.ConditionTrue))
 		})
-		was.ResumeHeartbeat()
-		Eventually(ctx, func() []corev1.Taint {
-			node := &corev1.Node{}
-			Expect(api.Get(ctx, objectKey("", was.Name()), node)).To(Succeed())
-			return node.Spec.Taints
-		}).Should(BeEmpty())
-		Consistently(ctx, whoHas).WithArguments(s.v4(1)).Should(Equal([]string{is.MAC.String()}))
-		Expect(s.owner(ctx, s.v4(1))).To(BeIdenticalTo(is))
+		owner.StopHeartbeat()
+		Eventually(ctx, nodeReady).WithArguments(owner.Name()).WithTimeout(2 * patience).Should(Equal(corev1.ConditionUnknown))
+		Consistently(ctx, whoHas).WithArguments(addr).Should(Equal([]string{owner.MAC.String()}))
+		Expect(s.ip(ctx, addr).Spec.Owner).To(Equal(owner.Name()), "nobody else should be proposed")
+		// Who is new goes elsewhere.
+		for _, name := range []string{"one", "two", "three"} {
+			s.addService(ctx, name)
+			_, other := s.announced(ctx, name)
+			Expect(other).NotTo(BeIdenticalTo(owner))
+		}
 	})
 })
+
+// nodeReady is a Node's condition.
+func nodeReady(ctx context.Context, name string) (corev1.ConditionStatus, error) {
+	node := &corev1.Node{}
+	if err := api.Get(ctx, objectKey("", name), node); err != nil {
+		return "", err
+	}
+	for _, c := range node.Status.Conditions {
+		if c.Type == corev1.NodeReady {
+			return c.Status, nil
+		}
+	}
+	return "", nil
+}
 
 var _ = Describe("A restart", onLab, func() {
 	s := newScene()
