@@ -116,13 +116,15 @@ func (s *store) setNode(old, obj *corev1.Node) bool {
 // tell adds to a node what its speaker told, nil for nothing.
 //
 // Where its interfaces lead it is believed. Whether they are up it is not: what
-// it wrote may be old, and who listens to the node hears how it is.
+// it wrote may be old, and who listens to the node hears how it is. For the same
+// reason no node is mute here; and all nodes have to rank each other alike,
+// whoever has read which Speakers yet.
 func tell(n *plan.Node, speaker *v1alpha1.Speaker) {
-	n.Links, n.LinksKnown, n.Mute = nil, false, true
-	if speaker == nil {
-		return
+	n.Links, n.LinksKnown = nil, false
+	if speaker != nil {
+		kube.Tell(n, speaker)
 	}
-	kube.Tell(n, speaker)
+	n.Mute = false
 	for i := range n.Links {
 		n.Links[i].Up = true
 	}

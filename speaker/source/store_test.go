@@ -184,7 +184,7 @@ func TestNodes(t *testing.T) {
 		}), plan.Node{Ready: true, Draining: true}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			tt.want.Name, tt.want.Alive, tt.want.Mute = "a", true, true
+			tt.want.Name, tt.want.Alive = "a", true
 			if diff := gocmp.Diff([]plan.Node{tt.want}, sorted(t, filled(tt.node)).Nodes); diff != "" {
 				t.Errorf("node (-want +got):\n%s", diff)
 			}
