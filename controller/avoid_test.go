@@ -322,13 +322,20 @@ func TestAnnouncedSaysWhyNoNodeMay(t *testing.T) {
 	}
 
 	// A node whose speaker has yet to tell may be the one.
-	w.create(testNode("n2"))
+	n2 := testNode("n2")
+	n2.CreationTimestamp = metav1.NewTime(w.now)
+	w.create(n2)
 	w.nodesChanged()
 	w.work()
 	announced(ReasonAwaitingClaim, "no node has claimed 192.0.2.8 yet")
 	if owner := w.addresses()[0].Spec.Owner; owner != "n2" {
 		t.Errorf("proposed for %q", owner)
 	}
+	// If it doesn't tell, that won't help anybody.
+	w.now = w.now.Add(settleTime)
+	w.nodesChanged()
+	w.work()
+	announced(ReasonNoEligibleNode, "no node has an interface on the network of 192.0.2.8")
 	down := speakerOf("n2", "192.0.2.2/24")
 	down.Status.Interfaces[0].Up = false
 	w.speak(down)

@@ -183,8 +183,6 @@ func (c *Controller) Start(ctx context.Context) error {
 	if err := c.catchUp(ctx); err != nil {
 		return fmt.Errorf("read what is no longer held: %w", err)
 	}
-	// Nodes of which no speaker has told by then rank last.
-	c.config.AddAfter(request(nodesChanged), settleTime)
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return c.teller.run(ctx) })
 	for _, r := range []struct {

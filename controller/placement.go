@@ -99,8 +99,9 @@ func (c *Controller) readTerrain(ctx context.Context) (changed, rescoped bool, e
 			if node.Ready {
 				ready++
 			}
-		} else if c.now().Before(c.started.Add(settleTime)) {
-			node.Mute = false // it has had no time to tell
+		} else if left := c.timeToTell(&list.Items[i]); left > 0 {
+			node.Mute = false
+			c.config.AddAfter(request(nodesChanged), left)
 		}
 		now.nodes = append(now.nodes, node)
 	}
@@ -135,6 +136,16 @@ func (c *Controller) readTerrain(ctx context.Context) (changed, rescoped bool, e
 		c.terrain.Store(now)
 	}
 	return changed, rescoped, nil
+}
+
+// timeToTell is how much is left of the time in which the speaker of a node
+// should have told of it: the node may be new, or all that is installed.
+func (c *Controller) timeToTell(node *corev1.Node) time.Duration {
+	since := node.CreationTimestamp.Time
+	if c.started.After(since) {
+		since = c.started
+	}
+	return since.Add(settleTime).Sub(c.now())
 }
 
 // planAddress reads a bound object in the terms of plan.
