@@ -110,7 +110,7 @@ func run(ctx context.Context, f flags) error {
 
 	src := source.New(log, informers)
 	speaker := agent.New(log, f.nodeName, src,
-		l2.New(log, metrics.Registry, l2.Listen),
+		l2.New(log, metrics.Registry, l2.Kernel{}, func(l2.Sighting) {}),
 		agent.NewRecorder(log, metrics.Registry, api))
 	self := source.NewSelf(informers, f.nodeName)
 	reporter := report.New(log, f.nodeName, self, api)

@@ -6,6 +6,7 @@ package agent
 import (
 	"context"
 	"net/netip"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -15,6 +16,7 @@ import (
 
 	"github.com/fairlead-lb/fairlead/api/v1alpha1"
 	"github.com/fairlead-lb/fairlead/plan"
+	"github.com/fairlead-lb/fairlead/speaker/l2"
 	"github.com/fairlead-lb/fairlead/speaker/link"
 	"github.com/fairlead-lb/fairlead/speaker/source"
 )
@@ -38,14 +40,17 @@ type Source interface {
 
 // Responder announces addresses.
 type Responder interface {
-	// Set makes desired the whole of what is announced, and returns the
-	// interfaces that can't be used.
-	Set(links []link.Link, desired map[netip.Addr][]string) map[string]error
+	// Set makes desired the whole of what is answered, and returns the places
+	// that can't be used.
+	Set(links []link.Link, desired map[netip.Addr]l2.Want) map[l2.Place]error
 	// Close ends all announcements.
 	Close()
 }
 
-var _ Source = &source.Source{}
+var (
+	_ Source    = &source.Source{}
+	_ Responder = &l2.Responder{}
+)
 
 // Agent announces what plan gives to a node, and records its claims.
 type Agent struct {
@@ -127,8 +132,8 @@ func (a *Agent) loop(ctx context.Context) {
 type announcements struct {
 	// since is when it began to answer for each address that it answers for.
 	since map[netip.Addr]time.Time
-	// failed are the interfaces that it can't use.
-	failed map[string]error
+	// failed are the places that it can't use.
+	failed map[l2.Place]error
 	// unable counts by reason the addresses that the others wait for in vain.
 	unable map[plan.Reason]int
 }
@@ -140,12 +145,17 @@ func (a *Agent) apply(before announcements, links []link.Link, state source.Stat
 		snapshot.Addresses = append(snapshot.Addresses, address.Address)
 	}
 	p := plan.Compute(withLinks(snapshot, a.node, links), a.node)
-	desired := make(map[netip.Addr][]string, len(p.Announce))
+	desired := make(map[netip.Addr]l2.Want, len(p.Announce))
+	used := map[string]bool{}
 	for _, ann := range p.Announce {
-		desired[ann.Addr] = ann.Interfaces
+		desired[ann.Addr] = l2.Want{Interfaces: ann.Interfaces}
+		for _, name := range ann.Interfaces {
+			used[name] = true
+		}
 	}
+	listen := slices.DeleteFunc(slices.Clone(links), func(l link.Link) bool { return !used[l.Name] })
 	// First of all the wire: it waits for nobody.
-	after := announcements{since: make(map[netip.Addr]time.Time, len(desired)), failed: a.responder.Set(links, desired)}
+	after := announcements{since: make(map[netip.Addr]time.Time, len(desired)), failed: a.responder.Set(listen, desired)}
 	now := time.Now()
 	for _, ann := range p.Announce {
 		if _, ok := usable(ann, after.failed); !ok {
@@ -169,9 +179,9 @@ func (a *Agent) apply(before announcements, links []link.Link, state source.Stat
 
 // tell logs what changed.
 func (a *Agent) tell(before, after announcements, p plan.Plan) {
-	for name, err := range after.failed {
-		if was := before.failed[name]; was == nil || was.Error() != err.Error() {
-			a.log.Error(err, "Can't announce on interface, trying again", "interface", name)
+	for place, err := range after.failed {
+		if was := before.failed[place]; was == nil || was.Error() != err.Error() {
+			a.log.Error(err, "Can't announce on interface, trying again", "interface", place.Interface, "family", place.Family)
 		}
 	}
 	added, removed := 0, 0
@@ -259,9 +269,9 @@ func claims(p plan.Plan, node string, links []link.Link, now announcements, addr
 }
 
 // usable returns the first interface that really announces.
-func usable(ann plan.Announcement, failed map[string]error) (string, bool) {
+func usable(ann plan.Announcement, failed map[l2.Place]error) (string, bool) {
 	for _, name := range ann.Interfaces {
-		if failed[name] == nil {
+		if failed[l2.Place{Interface: name, Family: l2.FamilyOf(ann.Addr)}] == nil {
 			return name, true
 		}
 	}

@@ -24,6 +24,7 @@ import (
 
 	"github.com/fairlead-lb/fairlead/api/v1alpha1"
 	"github.com/fairlead-lb/fairlead/plan"
+	"github.com/fairlead-lb/fairlead/speaker/l2"
 	"github.com/fairlead-lb/fairlead/speaker/link"
 	"github.com/fairlead-lb/fairlead/speaker/source"
 )
@@ -61,7 +62,7 @@ type speaker struct {
 
 	mu      sync.Mutex
 	state   *source.State
-	desired map[netip.Addr][]string
+	desired map[netip.Addr]l2.Want
 	sets    int
 	logged  []string
 	broken  error // what interfaces fail with
@@ -181,13 +182,13 @@ func (s *speaker) State() (source.State, bool) {
 	return *s.state, true
 }
 
-func (s *speaker) Set(_ []link.Link, desired map[netip.Addr][]string) map[string]error {
+func (s *speaker) Set(_ []link.Link, desired map[netip.Addr]l2.Want) map[l2.Place]error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.desired = desired
 	s.sets++
 	if s.broken != nil {
-		return map[string]error{"eth0": s.broken}
+		return map[l2.Place]error{{Interface: "eth0", Family: l2.IPv4}: s.broken}
 	}
 	return nil
 }
@@ -210,7 +211,8 @@ func (s *speaker) answers(addr netip.Addr) bool {
 	synctest.Wait()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.desired[addr] != nil
+	_, ok := s.desired[addr]
+	return ok
 }
 
 func (s *speaker) wantAnswers(want bool) {

@@ -4,39 +4,36 @@ package l2
 
 import (
 	"context"
-	"errors"
-	"io"
-	"maps"
-	"net"
-	"os"
+	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/go-logr/logr"
-	"golang.org/x/sys/unix"
 
 	"github.com/fairlead-lb/fairlead/speaker/link"
 )
 
-const (
-	// framesPerSecond bounds gratuitous ARP on an interface: switches police
-	// broadcasts.
-	framesPerSecond = 500
-	// readRetry is the wait after an error that the kernel should not give.
-	readRetry = time.Second
-)
+// framesPerSecond bounds the announcements on an interface: switches police
+// broadcasts.
+const framesPerSecond = 500
 
-// port answers on one interface, with one MAC.
+// port is one interface, with one MAC. The Responder's lock guards its methods.
 type port struct {
-	log   logr.Logger
-	link  link.Link
-	conn  io.ReadWriteCloser
-	count counters
+	log     logr.Logger
+	name    string
+	mac     link.MAC
+	link    link.Link // as of the last Set: only for those who hold the Responder's lock
+	deadman *deadman
+	sighted func(Sighting)
 
-	owned atomic.Pointer[owned]
+	start time.Time
+	heard atomic.Int64 // when a frame came last, in nanoseconds since start; 0 for never
 
+	// mu guards what the Responder shares with the goroutine that announces.
 	mu       sync.Mutex
+	wires    [2]*wire // by family; nil where there is none
 	schedule schedule
 	wake     chan struct{}
 
@@ -44,39 +41,108 @@ type port struct {
 	done sync.WaitGroup
 }
 
-// startPort takes the connection over. The caller ends it with close.
-func startPort(log logr.Logger, l link.Link, conn io.ReadWriteCloser, count counters) *port {
+// newPort returns a port without wires. The caller ends it with close.
+func newPort(log logr.Logger, l link.Link, d *deadman, sighted func(Sighting)) *port {
 	ctx, cancel := context.WithCancel(context.Background())
 	p := &port{
-		log: log.WithValues("interface", l.Name), link: l, conn: conn, count: count,
-		wake: make(chan struct{}, 1), stop: cancel,
+		log: log.WithValues("interface", l.Name), name: l.Name, mac: l.MAC, link: l, deadman: d, sighted: sighted,
+		start: time.Now(), wake: make(chan struct{}, 1), stop: cancel,
 	}
-	p.owned.Store(&owned{})
-	p.done.Go(func() { p.receive(ctx) })
 	p.done.Go(func() { p.announce(ctx) })
 	return p
 }
 
 // close falls silent and waits for the goroutines to end.
 func (p *port) close() {
-	p.owned.Store(&owned{})
-	p.count.addresses.Set(0)
 	p.stop()
-	if err := p.conn.Close(); err != nil {
-		p.log.Error(err, "Can't close packet socket")
-	}
+	p.detach(IPv4)
+	p.detach(IPv6)
 	p.done.Wait()
 }
 
-// set makes addrs the addresses to answer for, and announces the new ones.
-func (p *port) set(addrs owned) {
-	if maps.Equal(*p.owned.Load(), addrs) {
+// attach opens the sockets of a family.
+func (p *port) attach(f Family, sockets Sockets, count counters) error {
+	conn, err := sockets.Listen(p.link, f)
+	if err != nil {
+		return err
+	}
+	w := newWire(p, f, conn, count)
+	if f == IPv6 {
+		l := p.link
+		w.groups = newGroups(func() (Group, error) { return sockets.Group(l) }, count.groups)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.wires[f] = w
+	return nil
+}
+
+// detach closes the sockets of a family, if there are any.
+func (p *port) detach(f Family) {
+	p.mu.Lock()
+	w := p.wires[f]
+	p.wires[f] = nil
+	p.schedule.removeFamily(f)
+	p.mu.Unlock()
+	if w != nil {
+		w.close()
+	}
+}
+
+// fill answers for all that is wanted of a family on a wire that is new.
+func (p *port) fill(f Family, wants map[netip.Addr]Want) {
+	var addrs []netip.Addr
+	for addr := range wants {
+		if FamilyOf(addr) == f {
+			addrs = append(addrs, addr)
+		}
+	}
+	slices.SortFunc(addrs, netip.Addr.Compare)
+	p.apply(addrs, wants)
+}
+
+// apply makes the port answer for the addresses as they are wanted, and
+// announce those that are new, in the order given.
+func (p *port) apply(addrs []netip.Addr, wants map[netip.Addr]Want) {
+	if len(addrs) == 0 {
 		return
 	}
-	p.owned.Store(&addrs)
-	p.count.addresses.Set(float64(len(addrs)))
 	p.mu.Lock()
-	p.schedule.set(addrs)
+	for _, addr := range addrs {
+		w := p.wires[FamilyOf(addr)]
+		if w == nil {
+			continue
+		}
+		as, wanted := wants[addr].on(p.name)
+		if !wanted {
+			w.drop(addr)
+			p.schedule.remove(addr)
+			continue
+		}
+		w.own(addr, as)
+		if as.ours() {
+			p.schedule.add(addr)
+		} else {
+			p.schedule.remove(addr)
+		}
+	}
+	for _, w := range p.wires {
+		w.settle()
+	}
+	p.mu.Unlock()
+	p.poke()
+}
+
+func (p *port) announceAgain(addr netip.Addr) {
+	p.mu.Lock()
+	p.schedule.again(addr)
+	p.mu.Unlock()
+	p.poke()
+}
+
+func (p *port) announceAllAgain() {
+	p.mu.Lock()
+	p.schedule.restart()
 	p.mu.Unlock()
 	p.poke()
 }
@@ -89,77 +155,57 @@ func (p *port) poke() {
 	}
 }
 
-// receive answers requests until ctx is done.
-func (p *port) receive(ctx context.Context) {
-	buf := make([]byte, maxFrame)
-	for {
-		n, err := p.conn.Read(buf)
-		switch {
-		case err == nil:
-			p.handle(buf[:n])
-		case ctx.Err() != nil || errors.Is(err, net.ErrClosed) || errors.Is(err, os.ErrClosed):
-			return
-		case errors.Is(err, unix.ENETDOWN):
-			// Said once when the interface goes down. If it comes up again
-			// before anybody looked, the switch may still have forgotten us.
-			p.mu.Lock()
-			p.schedule.restart()
-			p.mu.Unlock()
-			p.poke()
-		default:
-			p.log.Error(err, "Can't read ARP requests, trying again")
-			if !pause(ctx, readRetry) {
-				return
-			}
-		}
+// received notes that a frame came at a time that can be compared with the
+// monotonic clock's.
+func (p *port) received(at time.Time) { p.heard.Store(max(1, int64(at.Sub(p.start)))) }
+
+func (p *port) lastReceived() time.Time {
+	if ns := p.heard.Load(); ns != 0 {
+		return p.start.Add(time.Duration(ns))
 	}
+	return time.Time{}
 }
 
-func (p *port) handle(frame []byte) {
-	p.count.requests.Inc()
-	r, what := decide(frame, p.link.MAC, *p.owned.Load())
-	switch what {
-	case malformed:
-		p.count.malformed.Inc()
-	case answer:
-		if p.send(r.reply(p.link.MAC)) {
-			p.count.replies.Inc()
-		}
-	}
-}
-
-// announce sends gratuitous ARP as scheduled until ctx is done.
+// announce tells neighbours where the addresses are, as scheduled, until ctx
+// is done.
 func (p *port) announce(ctx context.Context) {
+	var buf [maxSent]byte
 	for {
-		p.mu.Lock()
-		addr, wait, ok := p.schedule.take(time.Now())
-		p.mu.Unlock()
-		if !ok {
-			if !p.sleep(ctx, wait) {
+		frames, wait := p.announceNext(time.Now(), buf[:0])
+		if frames > 0 {
+			if !pause(ctx, time.Duration(frames)*time.Second/framesPerSecond) {
 				return
 			}
 			continue
 		}
-		frames := gratuitous(p.link.MAC, addr)
-		for _, f := range frames {
-			if p.send(f) {
-				p.count.gratuitous.Inc()
-			}
-		}
-		if !pause(ctx, time.Duration(len(frames))*time.Second/framesPerSecond) {
+		if !p.sleep(ctx, wait) {
 			return
 		}
 	}
 }
 
-// send reports success. A frame that the interface doesn't take is only
-// counted: neighbours ask again, and announcements are repeated.
-func (p *port) send(frame []byte) bool {
-	if _, err := p.conn.Write(frame); err != nil {
-		p.count.errors.Inc()
-		return false
+// announceNext announces the address whose turn it is, and returns the number
+// of its frames; or else how long to wait, forever if that is negative. The
+// lock is held meanwhile: nothing is sent for what was withdrawn.
+func (p *port) announceNext(now time.Time, buf []byte) (frames int, wait time.Duration) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.deadman.alive(now) {
+		return 0, -1
 	}
-	return true
+	addr, wait, ok := p.schedule.take(now)
+	if !ok {
+		return 0, wait
+	}
+	w := p.wires[FamilyOf(addr)]
+	for more := true; more; frames++ {
+		var frame []byte
+		frame, more = appendAnnouncement(buf, addr, p.mac, frames)
+		if w.send(frame) {
+			w.count.announcements.Inc()
+		}
+	}
+	return frames, 0
 }
 
 // sleep waits for the time, or forever if it is negative, or for poke. It

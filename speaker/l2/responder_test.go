@@ -5,166 +5,18 @@ package l2
 import (
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"math/rand/v2"
-	"net"
 	"net/netip"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
-	"github.com/go-logr/logr"
-	"github.com/google/go-cmp/cmp"
-	"github.com/mdlayher/arp"
-	"github.com/mdlayher/ethernet"
-	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sys/unix"
 
 	"github.com/fairlead-lb/fairlead/speaker/link"
 )
-
-// fakeLAN opens fake sockets and records what is sent on them.
-type fakeLAN struct {
-	start   time.Time
-	refuse  error
-	mu      sync.Mutex
-	sent    []sentFrame
-	sockets map[string]*fakeSocket // the open ones, by interface
-}
-
-type sentFrame struct {
-	at    time.Duration
-	frame []byte
-}
-
-type fakeSocket struct {
-	lan    *fakeLAN
-	link   link.Link
-	in     chan any // []byte or error
-	closed chan struct{}
-}
-
-var _ io.ReadWriteCloser = &fakeSocket{}
-
-func (l *fakeLAN) listen(i link.Link) (io.ReadWriteCloser, error) {
-	if l.refuse != nil {
-		return nil, l.refuse
-	}
-	s := &fakeSocket{lan: l, link: i, in: make(chan any), closed: make(chan struct{})}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.sockets[i.Name] != nil {
-		return nil, fmt.Errorf("%s is open already", i.Name)
-	}
-	l.sockets[i.Name] = s
-	return s, nil
-}
-
-func (s *fakeSocket) Read(b []byte) (int, error) {
-	select {
-	case <-s.closed:
-		return 0, net.ErrClosed
-	case in := <-s.in:
-		if err, ok := in.(error); ok {
-			return 0, err
-		}
-		return copy(b, in.([]byte)), nil
-	}
-}
-
-func (s *fakeSocket) Write(b []byte) (int, error) {
-	s.lan.mu.Lock()
-	defer s.lan.mu.Unlock()
-	s.lan.sent = append(s.lan.sent, sentFrame{time.Since(s.lan.start), slices.Clone(b)})
-	return len(b), nil
-}
-
-func (s *fakeSocket) Close() error {
-	close(s.closed)
-	s.lan.mu.Lock()
-	defer s.lan.mu.Unlock()
-	delete(s.lan.sockets, s.link.Name)
-	return nil
-}
-
-// take returns what was sent since the last call, one line per frame, after
-// everything that is due was done.
-func (l *fakeLAN) take() []string {
-	var lines []string
-	for _, s := range l.takeFrames() {
-		lines = append(lines, fmt.Sprintf("%v %v", s.at, describe(s.frame)))
-	}
-	return lines
-}
-
-func (l *fakeLAN) takeFrames() []sentFrame {
-	synctest.Wait()
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	sent := l.sent
-	l.sent = nil
-	return sent
-}
-
-func describe(b []byte) string {
-	var e ethernet.Frame
-	var p arp.Packet
-	if err := errors.Join(e.UnmarshalBinary(b), p.UnmarshalBinary(e.Payload)); err != nil {
-		return err.Error()
-	}
-	kind := "request"
-	if p.Operation == arp.OperationReply {
-		kind = "reply"
-	}
-	if p.SenderIP == p.TargetIP {
-		return fmt.Sprintf("gratuitous %s: %v is %v", kind, p.SenderIP, p.SenderHardwareAddr[5])
-	}
-	return fmt.Sprintf("%s to %v: %v is %v", kind, p.TargetIP, p.SenderIP, p.SenderHardwareAddr[5])
-}
-
-var (
-	eth0 = link.Link{Index: 2, Name: "eth0", MAC: selfMAC, Up: true, ARP: true}
-	eth1 = link.Link{Index: 3, Name: "eth1", MAC: link.MAC{2, 0, 0, 0, 0, 8}, Up: true, ARP: true}
-	all  = []link.Link{eth0, eth1}
-)
-
-func on(name string, addrs ...netip.Addr) map[netip.Addr][]string {
-	m := map[netip.Addr][]string{}
-	for _, a := range addrs {
-		m[a] = []string{name}
-	}
-	return m
-}
-
-// bubble runs a test with a Responder on a fake LAN, at a fake time. That
-// every goroutine has ended after Close is checked by synctest.
-func bubble(t *testing.T, test func(t *testing.T, r *Responder, lan *fakeLAN)) {
-	t.Helper()
-	synctest.Test(t, func(t *testing.T) {
-		lan := &fakeLAN{start: time.Now(), sockets: map[string]*fakeSocket{}}
-		r := New(logr.Discard(), prometheus.NewRegistry(), lan.listen)
-		defer r.Close()
-		test(t, r, lan)
-	})
-}
-
-func set(t *testing.T, r *Responder, links []link.Link, desired map[netip.Addr][]string) {
-	t.Helper()
-	if failed := r.Set(links, desired); len(failed) > 0 {
-		t.Fatal(failed)
-	}
-}
-
-func wantLines(t *testing.T, got []string, want ...string) {
-	t.Helper()
-	if diff := cmp.Diff(want, got); diff != "" {
-		t.Errorf("sent (-want +got):\n%s", diff)
-	}
-}
 
 func TestAClaimIsAnnouncedThreeTimesAndThenEveryMinute(t *testing.T) {
 	bubble(t, func(t *testing.T, r *Responder, lan *fakeLAN) {
@@ -188,13 +40,13 @@ func TestSettingTheSameStateSendsNothing(t *testing.T) {
 		set(t, r, all, on("eth0", vip, vip2))
 		time.Sleep(10 * time.Second)
 		lan.take()
-		socket := lan.sockets["eth0"]
+		socket := lan.sockets[Place{"eth0", IPv4}]
 		for range 100 {
 			set(t, r, all, on("eth0", vip2, vip))
 		}
 		wantLines(t, lan.take())
-		if lan.sockets["eth0"] != socket || len(lan.sockets) != 1 {
-			t.Errorf("sockets were opened or closed: %v", slices.Collect(maps.Keys(lan.sockets)))
+		if lan.sockets[Place{"eth0", IPv4}] != socket || len(lan.sockets) != 4 {
+			t.Errorf("sockets were opened or closed: %v", lan.open())
 		}
 	})
 }
@@ -216,9 +68,9 @@ func TestARemovedAddressFallsSilentAtOnce(t *testing.T) {
 		time.Sleep(time.Second)
 		lan.take()
 		set(t, r, all, on("eth0", vip2))
-		lan.sockets["eth0"].in <- ask()
-		lan.sockets["eth0"].in <- askFor(vip2)
-		wantLines(t, lan.take(), "1s reply to 192.0.2.2: 192.0.2.51 is 1")
+		lan.says("eth0", IPv4, ask())
+		lan.says("eth0", IPv4, askFor(vip2))
+		wantLines(t, lan.take(), "1s reply to 192.0.2.2 at 2: 192.0.2.51 is 1")
 		time.Sleep(time.Hour)
 		for _, line := range lan.take() {
 			if strings.Contains(line, vip.String()) {
@@ -249,7 +101,7 @@ func TestAnAddressThatCameBackIsNew(t *testing.T) {
 func TestAnnouncementsArePaced(t *testing.T) {
 	const n = 1000
 	bubble(t, func(t *testing.T, r *Responder, lan *fakeLAN) {
-		set(t, r, all, on("eth0", slices.Collect(maps.Keys(manyAddrs(n)))...))
+		set(t, r, all, on("eth0", manyAddrs(n)...))
 		time.Sleep(20 * time.Second)
 		sent := lan.takeFrames()
 		if len(sent) != 2*rounds*n {
@@ -272,7 +124,7 @@ func TestAnnouncementsArePaced(t *testing.T) {
 
 func TestAFreshClaimGoesBeforeRepetitions(t *testing.T) {
 	bubble(t, func(t *testing.T, r *Responder, lan *fakeLAN) {
-		addrs := slices.Collect(maps.Keys(manyAddrs(1000)))
+		addrs := manyAddrs(1000)
 		set(t, r, all, on("eth0", addrs...))
 		time.Sleep(5 * time.Second) // in the second round
 		lan.take()
@@ -287,7 +139,7 @@ func TestAFreshClaimGoesBeforeRepetitions(t *testing.T) {
 func TestManyAddressesAreRefreshedMoreSlowly(t *testing.T) {
 	const n = 5000
 	bubble(t, func(t *testing.T, r *Responder, lan *fakeLAN) {
-		set(t, r, all, on("eth0", slices.Collect(maps.Keys(manyAddrs(n)))...))
+		set(t, r, all, on("eth0", manyAddrs(n)...))
 		time.Sleep(10 * time.Minute)
 		lan.take()
 		time.Sleep(n * time.Second / refreshRate)
@@ -306,9 +158,13 @@ func TestAnInterfaceThatCameUpAnnouncesAll(t *testing.T) {
 	bubble(t, func(t *testing.T, r *Responder, lan *fakeLAN) {
 		set(t, r, all, on("eth0", vip))
 		time.Sleep(10 * time.Second)
-		set(t, r, all, nil)
-		if len(lan.sockets) != 0 {
-			t.Errorf("sockets are open: %v", lan.sockets)
+		down := eth0
+		down.Up = false
+		if failed := r.Set([]link.Link{down, eth1}, on("eth0", vip)); !errors.Is(failed[Place{"eth0", IPv4}], ErrNoInterface) {
+			t.Errorf("failed: %v", failed)
+		}
+		if open := lan.open(); len(open) != 2 || open[0].Interface != "eth1" {
+			t.Errorf("sockets are open: %v", open)
 		}
 		lan.take()
 		set(t, r, all, on("eth0", vip))
@@ -321,10 +177,10 @@ func TestAnInterfaceThatWentDownAndUpUnseenAnnouncesAll(t *testing.T) {
 		set(t, r, all, on("eth0", vip))
 		time.Sleep(10 * time.Second)
 		lan.take()
-		lan.sockets["eth0"].in <- error(unix.ENETDOWN)
+		lan.says("eth0", IPv4, error(unix.ENETDOWN))
 		wantLines(t, lan.take(), "10s gratuitous request: 192.0.2.50 is 1", "10s gratuitous reply: 192.0.2.50 is 1")
-		lan.sockets["eth0"].in <- ask()
-		wantLines(t, lan.take(), "10s reply to 192.0.2.2: 192.0.2.50 is 1")
+		lan.says("eth0", IPv4, ask())
+		wantLines(t, lan.take(), "10s reply to 192.0.2.2 at 2: 192.0.2.50 is 1")
 	})
 }
 
@@ -332,10 +188,10 @@ func TestAReadErrorDoesNotEndTheAnswers(t *testing.T) {
 	bubble(t, func(t *testing.T, r *Responder, lan *fakeLAN) {
 		set(t, r, all, on("eth0", vip))
 		lan.take()
-		lan.sockets["eth0"].in <- error(unix.EIO)
+		lan.says("eth0", IPv4, error(unix.EIO))
 		time.Sleep(readRetry)
-		lan.sockets["eth0"].in <- ask()
-		wantLines(t, lan.take(), "1s reply to 192.0.2.2: 192.0.2.50 is 1")
+		lan.says("eth0", IPv4, ask())
+		wantLines(t, lan.take(), "1s reply to 192.0.2.2 at 2: 192.0.2.50 is 1")
 	})
 }
 
@@ -347,12 +203,12 @@ func TestAChangedMACIsAnnounced(t *testing.T) {
 		changed := eth0
 		changed.MAC[5] = 7
 		set(t, r, []link.Link{changed, eth1}, on("eth0", vip))
-		lan.sockets["eth0"].in <- ask()
+		lan.says("eth0", IPv4, ask())
 		got := lan.take()
 		slices.Sort(got) // the reply and the announcement are sent at one time
 		wantLines(t, got,
 			"10s gratuitous reply: 192.0.2.50 is 7", "10s gratuitous request: 192.0.2.50 is 7",
-			"10s reply to 192.0.2.2: 192.0.2.50 is 7")
+			"10s reply to 192.0.2.2 at 2: 192.0.2.50 is 7")
 	})
 }
 
@@ -370,193 +226,194 @@ func TestAnInterfaceOfTheSameNameIsAnother(t *testing.T) {
 
 func TestAnAddressMayBeOnTwoInterfaces(t *testing.T) {
 	bubble(t, func(t *testing.T, r *Responder, lan *fakeLAN) {
-		set(t, r, all, map[netip.Addr][]string{vip: {"eth0", "eth1"}})
+		set(t, r, all, map[netip.Addr]Want{vip: {Interfaces: []string{"eth0", "eth1"}}})
 		lan.take()
-		lan.sockets["eth0"].in <- ask()
-		lan.sockets["eth1"].in <- ask()
+		lan.says("eth0", IPv4, ask())
+		lan.says("eth1", IPv4, ask())
 		got := lan.take()
 		slices.Sort(got)
-		wantLines(t, got, "0s reply to 192.0.2.2: 192.0.2.50 is 1", "0s reply to 192.0.2.2: 192.0.2.50 is 8")
+		wantLines(t, got, "0s reply to 192.0.2.2 at 2: 192.0.2.50 is 1", "0s reply to 192.0.2.2 at 2: 192.0.2.50 is 8")
 	})
 }
 
 func TestAnInterfaceThatCantBeUsedIsReportedAndTriedAgain(t *testing.T) {
 	bubble(t, func(t *testing.T, r *Responder, lan *fakeLAN) {
-		lan.refuse = unix.EPERM
-		failed := r.Set(all, on("eth0", vip))
-		if !errors.Is(failed["eth0"], unix.EPERM) || len(failed) != 1 {
+		lan.refuses(unix.EPERM)
+		failed := r.Set([]link.Link{eth0}, on("eth0", vip))
+		if !errors.Is(failed[Place{"eth0", IPv4}], unix.EPERM) || !errors.Is(failed[Place{"eth0", IPv6}], unix.EPERM) || len(failed) != 2 {
 			t.Errorf("failed: %v", failed)
 		}
-		failed = r.Set([]link.Link{eth1}, on("eth0", vip))
-		if !errors.Is(failed["eth0"], ErrNoInterface) || len(failed) != 1 {
+		failed = r.Set(nil, on("eth0", vip))
+		if !errors.Is(failed[Place{"eth0", IPv4}], ErrNoInterface) || len(failed) != 1 {
 			t.Errorf("failed: %v", failed)
 		}
-		lan.refuse = nil
+		lan.refuses(nil)
 		set(t, r, all, on("eth0", vip))
 		wantLines(t, lan.take(), "0s gratuitous request: 192.0.2.50 is 1", "0s gratuitous reply: 192.0.2.50 is 1")
 	})
 }
 
-func TestOnlyIPv4IsAnswered(t *testing.T) {
+func TestAFamilyThatAnInterfaceDoesNotResolveFailsAlone(t *testing.T) {
 	bubble(t, func(t *testing.T, r *Responder, lan *fakeLAN) {
-		set(t, r, all, map[netip.Addr][]string{netip.MustParseAddr("2001:db8::1"): {"eth0"}})
-		wantLines(t, lan.take())
-		if len(lan.sockets) != 0 {
-			t.Errorf("sockets are open: %v", lan.sockets)
+		without := eth0
+		without.NDP = false
+		both := on("eth0", vip, vip6)
+		failed := r.Set([]link.Link{without}, both)
+		if !errors.Is(failed[Place{"eth0", IPv6}], ErrNoInterface) || len(failed) != 1 {
+			t.Errorf("failed: %v", failed)
+		}
+		wantLines(t, lan.take(), "0s gratuitous request: 192.0.2.50 is 1", "0s gratuitous reply: 192.0.2.50 is 1")
+		time.Sleep(10 * time.Second)
+		lan.take()
+		set(t, r, []link.Link{eth0}, both)
+		wantLines(t, lan.take(), "10s advertisement O to ff02::1 at all: 2001:db8::5:50 is 1")
+		r.Set([]link.Link{without}, both)
+		time.Sleep(time.Minute)
+		for _, line := range lan.take() {
+			if strings.Contains(line, "advertisement") && !strings.HasPrefix(line, "11.1s") && !strings.HasPrefix(line, "12.2s") {
+				t.Errorf("sent %s", line)
+			}
 		}
 	})
 }
 
-// Whatever states were set before, the last alone decides what is answered.
+func TestAddressesOfNoStationAreLeftOut(t *testing.T) {
+	bubble(t, func(t *testing.T, r *Responder, lan *fakeLAN) {
+		set(t, r, all, on("eth0", netip.Addr{}, netip.MustParseAddr("::ffff:192.0.2.50"), netip.MustParseAddr("fe80::1%eth0"),
+			netip.MustParseAddr("ff02::1"), netip.MustParseAddr("224.0.0.1"), zero, zero6))
+		time.Sleep(10 * time.Second)
+		wantLines(t, lan.take())
+	})
+}
+
+// Whatever states were set before, the last alone decides what is answered and
+// announced, and how.
 func TestAnyStatesEndInTheLast(t *testing.T) {
 	for seed := range uint64(50) {
 		rnd := rand.New(rand.NewPCG(seed, 0))
 		bubble(t, func(t *testing.T, r *Responder, lan *fakeLAN) {
-			var desired map[netip.Addr][]string
+			desired := randomState(rnd)
+			set(t, r, all, desired)
 			for range 20 {
-				desired = map[netip.Addr][]string{}
-				for i := range 8 {
-					for _, l := range all {
-						if rnd.IntN(3) == 0 {
-							desired[nthAddr(i)] = append(desired[nthAddr(i)], l.Name)
-						}
-					}
+				next := randomState(rnd)
+				if rnd.IntN(2) == 0 {
+					set(t, r, all, next)
+				} else {
+					r.Update(changes(desired, next))
 				}
-				set(t, r, all, desired)
+				desired = next
 				time.Sleep(time.Duration(rnd.IntN(3000)) * time.Millisecond)
 			}
-			lan.take()
-			for name, s := range lan.sockets {
-				for i := range 8 {
-					s.in <- askFor(nthAddr(i))
-					want := []string(nil)
-					if slices.Contains(desired[nthAddr(i)], name) {
-						want = []string{fmt.Sprintf("reply to %v: %v is %v", asker, nthAddr(i), s.link.MAC[5])}
-					}
-					var got []string
-					for _, f := range lan.takeFrames() {
-						if line := describe(f.frame); strings.HasPrefix(line, "reply") {
-							got = append(got, line)
-						}
-					}
-					if !slices.Equal(got, want) {
-						t.Errorf("seed %d, %s: got %v, want %v", seed, name, got, want)
-					}
-				}
+			for _, l := range all {
+				wantLines(t, lan.answered(l.Name), expected(desired, l, true)...)
 			}
 			time.Sleep(time.Hour)
 			lan.take()
 			time.Sleep(minRefresh)
-			announced := map[netip.Addr][]string{}
+			announced := map[string][]string{}
 			for _, f := range lan.takeFrames() {
-				var p arp.Packet
-				if err := p.UnmarshalBinary(f.frame[14:]); err != nil {
-					t.Fatal(err)
-				}
-				for _, l := range all {
-					if l.MAC == link.MAC(p.SenderHardwareAddr) && p.Operation == arp.OperationReply {
-						announced[p.SenderIP] = append(announced[p.SenderIP], l.Name)
-					}
+				if line := describe(f.frame); !strings.HasPrefix(line, "gratuitous request") {
+					mac := line[len(line)-1:]
+					addr := strings.TrimSuffix(line[strings.LastIndex(line, ": ")+2:], " is "+mac)
+					announced[mac] = append(announced[mac], addr+" is "+mac)
 				}
 			}
-			for _, names := range announced {
-				slices.Sort(names)
+			for _, l := range all {
+				got := announced[fmt.Sprint(l.MAC[5])]
+				slices.Sort(got)
+				wantLines(t, got, expected(desired, l, false)...)
 			}
-			if diff := cmp.Diff(desired, announced, cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); diff != "" {
-				t.Errorf("seed %d: announced (-want +got):\n%s", seed, diff)
+			if groups, _ := lan.joined("eth0"); len(groups) != len(solicitedNodes(desired, "eth0")) {
+				t.Errorf("seed %d: joined %v, want %v", seed, groups, solicitedNodes(desired, "eth0"))
 			}
 		})
 	}
 }
 
-// counts returns the metrics of an interface by their short names.
-func counts(t *testing.T, reg *prometheus.Registry) map[string]float64 {
-	t.Helper()
-	families, err := reg.Gather()
-	if err != nil {
-		t.Fatal(err)
+func randomAddrs() (addrs []netip.Addr) {
+	for i := range 6 {
+		addrs = append(addrs, nthAddr(i), nthAddr6(i))
 	}
-	m := map[string]float64{}
-	for _, f := range families {
-		for _, v := range f.GetMetric() {
-			m[strings.TrimPrefix(f.GetName(), "fairlead_l2_")] += v.GetCounter().GetValue() + v.GetGauge().GetValue()
-		}
-	}
-	return m
+	return addrs
 }
 
-// exchange asks a port that owns vip and vip2 everything in frames. A request
-// for vip2 after each of them shows by its answer that the one before was
-// handled. receive returns what the asker sees next, without broadcasts.
-func exchange(t *testing.T, send func([]byte), receive func(t *testing.T) []byte) {
-	for _, tt := range frames {
-		t.Run(tt.name, func(t *testing.T) {
-			send(tt.frame)
-			send(askFor(vip2))
-			var want, got []string
-			to := asker
-			if tt.to.IsValid() {
-				to = tt.to
+func randomState(rnd *rand.Rand) map[netip.Addr]Want {
+	desired := map[netip.Addr]Want{}
+	for _, a := range randomAddrs() {
+		var w Want
+		for _, l := range all {
+			switch rnd.IntN(4) {
+			case 0:
+				w.Interfaces = append(w.Interfaces, l.Name)
+			case 1:
+				w.Interfaces = append(w.Interfaces, l.Name)
+				w.As = map[string]link.MAC{l.Name: otherMAC}
 			}
-			end := fmt.Sprintf("reply to %v: %v is 1", asker, vip2)
-			if tt.want == answer {
-				want = append(want, fmt.Sprintf("reply to %v: %v is 1", to, vip))
-			}
-			for {
-				line := describe(receive(t))
-				if line == end {
-					break
-				}
-				got = append(got, line)
-			}
-			wantLines(t, got, want...)
-		})
-	}
-}
-
-func wantCounts(t *testing.T, reg *prometheus.Registry) {
-	t.Helper()
-	got := counts(t, reg)
-	var malformedFrames, answers float64
-	for _, tt := range frames {
-		switch tt.want {
-		case malformed:
-			malformedFrames++
-		case answer:
-			answers++
+		}
+		if len(w.Interfaces) > 0 {
+			desired[a] = w
 		}
 	}
-	n := float64(len(frames))
-	if got["malformed_total"] != malformedFrames || got["replies_sent_total"] != answers+n || got["addresses"] != 2 ||
-		got["gratuitous_sent_total"] < 2 || got["send_errors_total"] != 0 || got["requests_received_total"] < n+answers+malformedFrames {
-		t.Errorf("metrics: %v", got)
-	}
+	return desired
 }
 
-func TestExchangeOnAFakeWire(t *testing.T) {
-	reg := prometheus.NewRegistry()
-	lan := &fakeLAN{start: time.Now(), sockets: map[string]*fakeSocket{}}
-	r := New(logr.Discard(), reg, lan.listen)
-	defer r.Close()
-	set(t, r, all, on("eth0", vip, vip2))
-	next := 0
-	exchange(t, func(b []byte) { lan.sockets["eth0"].in <- b }, func(t *testing.T) []byte {
-		for deadline := time.Now().Add(10 * time.Second); ; {
-			lan.mu.Lock()
-			for next < len(lan.sent) {
-				f := lan.sent[next].frame
-				next++
-				if f[0]&1 == 0 {
-					lan.mu.Unlock()
-					return f
-				}
-			}
-			lan.mu.Unlock()
-			if time.Now().After(deadline) {
-				t.Fatal("no answer")
-			}
-			time.Sleep(100 * time.Microsecond)
+// changes leads from one state to another.
+func changes(from, to map[netip.Addr]Want) map[netip.Addr]Want {
+	c := maps.Clone(to)
+	for a := range from {
+		if _, ok := to[a]; !ok {
+			c[a] = Want{}
 		}
-	})
-	wantCounts(t, reg)
+	}
+	return c
+}
+
+// answered asks for all random addresses and returns the answers, sorted.
+func (l *fakeLAN) answered(name string) []string {
+	l.take()
+	var got []string
+	for _, a := range randomAddrs() {
+		if a.Is4() {
+			l.says(name, IPv4, askFor(a))
+		} else {
+			l.says(name, IPv6, solicitFor(a))
+		}
+		for _, f := range l.takeFrames() {
+			if line := describe(f.frame); strings.HasPrefix(line, "reply") || strings.HasPrefix(line, "advertisement SO") {
+				got = append(got, line[strings.LastIndex(line, ": ")+2:])
+			}
+		}
+	}
+	slices.Sort(got)
+	return got
+}
+
+// expected says what a state means for a link: all answers, or only what is
+// announced too.
+func expected(desired map[netip.Addr]Want, l link.Link, answers bool) []string {
+	var lines []string
+	for a, w := range desired {
+		if !slices.Contains(w.Interfaces, l.Name) {
+			continue
+		}
+		mac, standIn := w.As[l.Name]
+		switch {
+		case !standIn:
+			lines = append(lines, fmt.Sprintf("%v is %d", a, l.MAC[5]))
+		case answers:
+			lines = append(lines, fmt.Sprintf("%v is %d", a, mac[5]))
+		}
+	}
+	slices.Sort(lines)
+	return lines
+}
+
+func solicitedNodes(desired map[netip.Addr]Want, name string) map[netip.Addr]bool {
+	groups := map[netip.Addr]bool{}
+	for a, w := range desired {
+		if a.Is6() && slices.Contains(w.Interfaces, name) {
+			groups[solicitedNode(a)] = true
+		}
+	}
+	return groups
 }

@@ -4,17 +4,18 @@ package l2
 
 import (
 	"container/heap"
+	"maps"
 	"net/netip"
 	"slices"
 	"time"
 )
 
 const (
-	// rounds of gratuitous ARP after a claim: a switch or a neighbour may miss
-	// one.
+	// rounds of announcements after a claim: a switch or a neighbour may miss
+	// one. It is also the most that RFC 4861, section 7.2.6, allows.
 	rounds = 3
 	// roundInterval is between them. Linux neighbours ignore a change within
-	// locktime, 1 s, of the one before.
+	// locktime, 1 s, of the one before, and RFC 4861 wants as much.
 	roundInterval = 1100 * time.Millisecond
 	// minRefresh and refreshRate are how often a claim is repeated, so that
 	// switches don't forget the port: every minute, but no more than
@@ -42,49 +43,62 @@ type item struct {
 
 const notLater = -1
 
-// set makes addrs the addresses to announce. Those that stay keep their turn.
-func (s *schedule) set(addrs owned) {
-	for a, it := range s.items {
-		if _, ok := addrs[a]; ok {
-			continue
-		}
-		delete(s.items, a)
-		if it.index != notLater {
-			heap.Remove(&s.later, it.index)
-		}
+// add announces an address that isn't announced yet.
+func (s *schedule) add(addr netip.Addr) {
+	if s.items[addr] != nil {
+		return
 	}
-	s.fresh = slices.DeleteFunc(s.fresh, func(it *item) bool { return s.items[it.addr] == nil })
-	var added []netip.Addr
-	for a := range addrs {
-		if _, ok := s.items[a]; !ok {
-			added = append(added, a)
-		}
-	}
-	slices.SortFunc(added, netip.Addr.Compare)
 	if s.items == nil {
-		s.items = make(map[netip.Addr]*item, len(added))
+		s.items = map[netip.Addr]*item{}
 	}
-	for _, a := range added {
-		it := &item{addr: a, index: notLater}
-		s.items[a] = it
-		s.fresh = append(s.fresh, it)
+	it := &item{addr: addr, index: notLater}
+	s.items[addr] = it
+	s.fresh = append(s.fresh, it)
+}
+
+func (s *schedule) remove(addr netip.Addr) {
+	it := s.items[addr]
+	if it == nil {
+		return
+	}
+	delete(s.items, addr) // take skips it if it is fresh
+	if it.index != notLater {
+		heap.Remove(&s.later, it.index)
+	}
+}
+
+func (s *schedule) removeFamily(f Family) {
+	for addr := range s.items {
+		if FamilyOf(addr) == f {
+			s.remove(addr)
+		}
+	}
+}
+
+// again announces an address anew, if it is announced at all.
+func (s *schedule) again(addr netip.Addr) {
+	if s.items[addr] != nil {
+		s.remove(addr)
+		s.add(addr)
 	}
 }
 
 // restart announces every address anew.
 func (s *schedule) restart() {
-	addrs := make(owned, len(s.items))
-	for a := range s.items {
-		addrs[a] = struct{}{}
-	}
+	addrs := slices.SortedFunc(maps.Keys(s.items), netip.Addr.Compare)
 	*s = schedule{}
-	s.set(addrs)
+	for _, a := range addrs {
+		s.add(a)
+	}
 }
 
 // take returns the address whose turn it is and counts it as announced now; or
 // else how long to wait for the next. With nothing to announce at all, that is
 // forever: a negative duration.
 func (s *schedule) take(now time.Time) (addr netip.Addr, wait time.Duration, ok bool) {
+	for len(s.fresh) > 0 && s.items[s.fresh[0].addr] != s.fresh[0] {
+		s.fresh = s.fresh[1:] // removed since
+	}
 	var it *item
 	switch {
 	case len(s.fresh) > 0:

@@ -3,167 +3,121 @@
 package l2
 
 import (
-	"fmt"
-	"io"
+	"errors"
 	"net"
-	"runtime"
+	"net/netip"
+	"os"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/go-logr/logr"
-	"github.com/mdlayher/packet"
+	"github.com/mdlayher/ndp"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
 	"github.com/fairlead-lb/fairlead/speaker/link"
 )
 
-// cable is a pair of real interfaces in a network namespace of the test's own:
-// the node's end and the asker's.
-type cable struct {
-	ns    netns.NsHandle
-	h     *netlink.Handle
-	node  link.Link
-	asker *packet.Conn
+// eyes keeps sightings.
+type eyes struct {
+	mu   sync.Mutex
+	seen []Sighting
 }
 
-func newCable(t *testing.T) *cable {
+func (e *eyes) sighted(s Sighting) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.seen = append(e.seen, s)
+}
+
+func (e *eyes) take() []string {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	var lines []string
+	for _, s := range e.seen {
+		lines = append(lines, describeSighting(s))
+	}
+	e.seen = nil
+	return lines
+}
+
+func (c *cable) responder(t *testing.T) (*Responder, *eyes, *prometheus.Registry) {
 	t.Helper()
-	c := &cable{}
-	var err error
-	c.within(func() { c.ns, err = netns.New() })
-	if err != nil {
-		t.Fatalf("make a network namespace (as root): %v", err)
-	}
-	t.Cleanup(func() { c.ns.Close() })
-	if c.h, err = netlink.NewHandleAt(c.ns); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(c.h.Close)
-	veth := &netlink.Veth{LinkAttrs: netlink.NewLinkAttrs(), PeerName: "asker", PeerHardwareAddr: askerMAC[:]}
-	veth.Name, veth.HardwareAddr = "node", selfMAC[:]
-	if err := c.h.LinkAdd(veth); err != nil {
-		t.Fatal(err)
-	}
-	ends := map[string]netlink.Link{}
-	for _, name := range []string{"node", "asker"} {
-		l, err := c.h.LinkByName(name)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := c.h.LinkSetUp(l); err != nil {
-			t.Fatal(err)
-		}
-		ends[name] = l
-	}
-	// The kernel drops what is sent before it has noticed the carrier.
-	for name := range ends {
-		c.untilUp(t, name)
-	}
-	c.node = link.Link{Index: ends["node"].Attrs().Index, Name: "node", MAC: selfMAC, Up: true, ARP: true}
-	c.within(func() {
-		ifi := &net.Interface{Index: ends["asker"].Attrs().Index, Name: "asker", HardwareAddr: askerMAC[:]}
-		c.asker, err = packet.Listen(ifi, packet.Raw, unix.ETH_P_ARP, nil)
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { c.asker.Close() })
-	return c
-}
-
-func (c *cable) untilUp(t *testing.T, name string) {
-	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
-		l, err := c.h.LinkByName(name)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if l.Attrs().OperState == netlink.OperUp {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("%s is %v", name, l.Attrs().OperState)
-		}
-	}
-}
-
-// within runs f in the namespace, or, before there is one, on a thread that
-// comes back to its own.
-func (c *cable) within(f func()) {
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	old, err := netns.Get()
-	if err != nil {
-		panic(err)
-	}
-	defer old.Close()
-	defer func() {
-		if err := netns.Set(old); err != nil {
-			panic(err) // the thread must not serve other tests
-		}
-	}()
-	if c.ns != 0 {
-		if err := netns.Set(c.ns); err != nil {
-			panic(err)
-		}
-	}
-	f()
-}
-
-func (c *cable) listen(l link.Link) (conn io.ReadWriteCloser, err error) {
-	c.within(func() { conn, err = Listen(l) })
-	return conn, err
-}
-
-func (c *cable) send(t *testing.T, b []byte) {
-	t.Helper()
-	if _, err := c.asker.WriteTo(b, &packet.Addr{HardwareAddr: b[:6]}); err != nil {
-		t.Fatal(err)
-	}
-}
-
-// receive returns the next ARP frame that the asker sees.
-func (c *cable) receive(t *testing.T) []byte {
-	t.Helper()
-	if err := c.asker.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
-		t.Fatal(err)
-	}
-	b := make([]byte, 200)
-	n, _, err := c.asker.ReadFrom(b)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return b[:n]
-}
-
-func (c *cable) receiveUnicast(t *testing.T) []byte {
-	t.Helper()
-	for {
-		if b := c.receive(t); b[0]&1 == 0 {
-			return b
-		}
-	}
+	e, reg := &eyes{}, prometheus.NewRegistry()
+	r := New(logr.Discard(), reg, c, e.sighted)
+	t.Cleanup(r.Close)
+	return r, e, reg
 }
 
 func TestExchangeOnARealWire(t *testing.T) {
 	c := newCable(t)
-	reg := prometheus.NewRegistry()
-	r := New(logr.Discard(), reg, c.listen)
-	defer r.Close()
-	set(t, r, []link.Link{c.node}, on("node", vip, vip2))
-	var seen []string
-	for range 4 {
-		seen = append(seen, describe(c.receive(t)))
+	r, e, reg := c.responder(t)
+	set(t, r, []link.Link{c.link}, on("node", vip, vip2, vip6, vip62))
+	var announced [2][]string
+	for f, n := range map[Family]int{IPv4: 2 * rounds * 2, IPv6: rounds * 2} {
+		for range n {
+			announced[f] = append(announced[f], describe(c.receive(t, f)))
+		}
 	}
-	wantLines(t, seen,
+	wantLines(t, announced[IPv4][:4],
 		"gratuitous request: 192.0.2.50 is 1", "gratuitous reply: 192.0.2.50 is 1",
 		"gratuitous request: 192.0.2.51 is 1", "gratuitous reply: 192.0.2.51 is 1")
-	exchange(t, func(b []byte) { c.send(t, b) }, c.receiveUnicast)
-	wantCounts(t, reg)
+	wantLines(t, announced[IPv6][:2],
+		"advertisement O to ff02::1 at all: 2001:db8::5:50 is 1", "advertisement O to ff02::1 at all: 2001:db8::5:51 is 1")
+
+	for _, family := range []struct {
+		Family
+		said []said
+		last []byte
+		end  string
+	}{
+		{IPv4, framesARP, askFor(vip2), "reply to 192.0.2.2 at 2: 192.0.2.51 is 1"},
+		{IPv6, framesNDP, solicitFor(vip62), "advertisement SO to fe80::2 at 2: 2001:db8::5:51 is 1"},
+	} {
+		var malformedFrames float64
+		for _, tt := range family.said {
+			// The answer to the last shows that the one before was handled.
+			c.send(t, family.Family, tt.frame)
+			c.send(t, family.Family, family.last)
+			var got, want, sees []string
+			for {
+				line := describe(c.receive(t, family.Family))
+				if line == family.end {
+					break
+				}
+				got = append(got, line)
+			}
+			switch tt.answer {
+			case "":
+			case malformed:
+				// The filter drops what has no place for its fields.
+				malformedFrames++
+			default:
+				want = []string{tt.answer}
+			}
+			if tt.sees != "" {
+				sees = []string{tt.sees}
+			}
+			if !slices.Equal(got, want) {
+				t.Errorf("%s: got %v, want %v", tt.name, got, want)
+			}
+			if got := e.take(); !slices.Equal(got, sees) {
+				t.Errorf("%s: saw %v, want %v", tt.name, got, sees)
+			}
+		}
+		got := counts(t, reg, family.Family)
+		if got["malformed_total"] != malformedFrames || got["addresses"] != 2 || got["send_errors_total"] != 0 || got["dropped_total"] != 0 ||
+			got["requests_too_late_total"] != 0 {
+			t.Errorf("malformed %v, metrics: %v", malformedFrames, got)
+		}
+	}
+	if age := time.Since(r.LastReceived("node")); age < 0 || age > 10*time.Second {
+		t.Errorf("received %v ago", age)
+	}
 }
 
 // tagged returns the frame with an 802.1Q tag.
@@ -173,100 +127,129 @@ func tagged(vid byte, b []byte) []byte {
 
 func TestFramesOfAnotherVLANAreNotSeen(t *testing.T) {
 	c := newCable(t)
-	r := New(logr.Discard(), prometheus.NewRegistry(), c.listen)
-	defer r.Close()
-	set(t, r, []link.Link{c.node}, on("node", vip, vip2))
-	c.send(t, tagged(5, ask()))
-	c.send(t, tagged(0, askFor(vip2)))
-	if got, want := describe(c.receiveUnicast(t)), fmt.Sprintf("reply to %v: %v is 1", asker, vip2); got != want {
-		t.Errorf("got %q, want %q", got, want)
-	}
+	r, _, _ := c.responder(t)
+	set(t, r, []link.Link{c.link}, as("node", otherMAC, vip, vip2, vip6, vip62))
+	c.send(t, IPv4, tagged(5, ask()))
+	c.send(t, IPv4, tagged(0, askFor(vip2)))
+	wantLines(t, []string{describe(c.receive(t, IPv4))}, "reply to 192.0.2.2 at 2: 192.0.2.51 is 3")
+	c.send(t, IPv6, tagged(5, solicit()))
+	c.send(t, IPv6, tagged(0, solicitFor(vip62)))
+	wantLines(t, []string{describe(c.receive(t, IPv6))}, "advertisement SO to fe80::2 at 2: 2001:db8::5:51 is 3")
 }
 
 // A node's own frames and what the filter drops don't wake the program up.
-func TestTheFilterPassesRequestsOnly(t *testing.T) {
+func TestTheFiltersPassNothingElse(t *testing.T) {
 	c := newCable(t)
-	conn, err := c.listen(c.node)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
-	if _, err := conn.Write(gratuitous(selfMAC, vip)[0]); err != nil {
-		t.Fatal(err)
-	}
-	c.send(t, gratuitous(askerMAC, vip)[1])
-	c.send(t, ask(put(offEtherType, 8, 0)))
-	c.send(t, ask())
-	b := make([]byte, maxFrame)
-	n, err := conn.Read(b)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got, want := describe(b[:n]), fmt.Sprintf("request to %v: %v is 2", vip, asker); got != want {
-		t.Errorf("got %q, want %q", got, want)
-	}
-}
-
-func TestReadingAllocatesNothing(t *testing.T) {
-	c := newCable(t)
-	conn, err := c.listen(c.node)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
-	raw, err := c.asker.SyscallConn()
-	if err != nil {
-		t.Fatal(err)
-	}
-	frame, buf, addrs := askFor(other), make([]byte, maxFrame), manyAddrs(10_000)
-	var failed error
-	send := func(fd uintptr) bool {
-		_, failed = unix.Write(int(fd), frame)
-		return true
-	}
-	allocs := testing.AllocsPerRun(1000, func() {
-		if err := raw.Write(send); err != nil || failed != nil {
-			t.Fatal(err, failed)
-		}
-		n, err := conn.Read(buf)
+	for _, tt := range []struct {
+		Family
+		own    []byte
+		others [][]byte
+		want   [][]byte
+	}{
+		{IPv4, gratuitous(0, selfMAC, vip), [][]byte{ask(put(offEtherType, 8, 0)), ask(put(offOperation, 0, 3)), ask()[:20], ask(putMAC(0, otherMAC))},
+			[][]byte{ask(), gratuitous(1, otherMAC, vip)}},
+		{IPv6, appendUnsolicited(nil, vip6, selfMAC), [][]byte{solicit(put(offNextHeader, 17)), solicit(put(offICMPType, 133)), solicit()[:40], solicit(putMAC(0, otherMAC))},
+			[][]byte{solicit(), advertise(allNodes, false, []ndp.Option{lla(ndp.Target, otherMAC)})}},
+	} {
+		conn, err := c.Listen(c.link, tt.Family)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, what := decide(buf[:n], selfMAC, addrs); what != ignore {
-			t.Fatal(what)
+		defer conn.Close()
+		if err := conn.Send(tt.own); err != nil {
+			t.Fatal(err)
 		}
-	})
-	if allocs != 0 {
-		t.Errorf("%v allocations per ignored request", allocs)
+		for _, b := range tt.others {
+			c.send(t, tt.Family, b)
+		}
+		for _, want := range tt.want {
+			c.send(t, tt.Family, want)
+			b := make([]byte, maxReceived)
+			for {
+				n, at, err := conn.Receive(b)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if age := time.Since(at); age < 0 || age > 10*time.Second {
+					t.Errorf("received %v ago", age)
+				}
+				// The asker's kernel detects duplicates of its own address.
+				if m, ok := parse(tt.Family, b[:n], selfMAC); ok && m.target.IsLinkLocalUnicast() {
+					continue
+				}
+				if got, want := describe(b[:n]), describe(want); got != want {
+					t.Errorf("got %q, want %q", got, want)
+				}
+				break
+			}
+		}
 	}
 }
 
-func TestARealInterfaceThatFlapsIsAnnouncedAgain(t *testing.T) {
+func TestIgnoringAllocatesNothing(t *testing.T) {
 	c := newCable(t)
-	r := New(logr.Discard(), prometheus.NewRegistry(), c.listen)
-	defer r.Close()
-	set(t, r, []link.Link{c.node}, on("node", vip))
-	l, err := c.h.LinkByName("node")
-	if err != nil {
-		t.Fatal(err)
+	for f, frame := range map[Family][]byte{IPv4: askFor(other), IPv6: solicitFor(other6)} {
+		conn, err := c.Listen(c.link, f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		w, _ := aWire(f, nil, append(manyAddrs(10_000), manyAddrs6(10_000)...)...)
+		raw, err := c.askers[f].SyscallConn()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var failed error
+		send := func(fd uintptr) bool {
+			_, failed = unix.Write(int(fd), frame)
+			return true
+		}
+		buf, out := make([]byte, maxReceived), make([]byte, 0, maxSent)
+		if n := testing.AllocsPerRun(1000, func() {
+			if err := raw.Write(send); err != nil || failed != nil {
+				t.Fatal(err, failed)
+			}
+			n, at, err := conn.Receive(buf)
+			if err != nil {
+				t.Fatal(err)
+			}
+			w.handle(buf[:n], at, out)
+		}); n != 0 {
+			t.Errorf("%v: %v allocations per ignored request", f, n)
+		}
 	}
+}
+
+func TestAnsweringAllocatesNothing(t *testing.T) {
+	for f, frame := range map[Family][]byte{IPv4: ask(), IPv6: solicit()} {
+		w, conn := aWire(f, nil, vip, vip6)
+		out := make([]byte, 0, maxSent)
+		if n := testing.AllocsPerRun(1000, func() { w.handle(frame, time.Now(), out) }); n != 0 || len(conn.sent) == 0 {
+			t.Errorf("%v: %v allocations per answer", f, n)
+		}
+	}
+}
+
+func TestARealInterfaceThatFlapsIsAnnouncedAgainAndStaysInItsGroups(t *testing.T) {
+	c := newCable(t)
+	r, _, _ := c.responder(t)
+	set(t, r, []link.Link{c.link}, on("node", vip, vip6))
 	for range 2 * rounds {
-		c.receive(t)
+		c.receive(t, IPv4)
 	}
-	if err := c.h.LinkSetDown(l); err != nil {
-		t.Fatal(err)
-	}
-	if err := c.h.LinkSetUp(l); err != nil {
+	until(t, "the group is joined", func() bool { return c.isMember(t, vip6) })
+	l := must(c.node.h.LinkByName("node"))
+	if err := errors.Join(c.node.h.LinkSetDown(l), c.node.h.LinkSetUp(l)); err != nil {
 		t.Fatal(err)
 	}
 	// The asker's end lost its carrier too, and says so once.
 	var got []byte
 	for got == nil {
 		b := make([]byte, 200)
-		if err := c.asker.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		if err := c.askers[IPv4].SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
 			t.Fatal(err)
 		}
-		if n, _, err := c.asker.ReadFrom(b); err == nil {
+		if n, _, err := c.askers[IPv4].ReadFrom(b); err == nil {
 			got = b[:n]
 		} else if !strings.Contains(err.Error(), "network is down") {
 			t.Fatal(err)
@@ -275,31 +258,117 @@ func TestARealInterfaceThatFlapsIsAnnouncedAgain(t *testing.T) {
 	if line := describe(got); line != "gratuitous request: 192.0.2.50 is 1" && line != "gratuitous reply: 192.0.2.50 is 1" {
 		t.Errorf("got %q", line)
 	}
-	c.untilUp(t, "asker")
-	c.send(t, ask())
-	if got, want := describe(c.receiveUnicast(t)), fmt.Sprintf("reply to %v: %v is 1", asker, vip); got != want {
-		t.Errorf("got %q, want %q", got, want)
+	c.asker.untilUp(t)
+	c.send(t, IPv4, ask())
+	for {
+		if b := c.receive(t, IPv4); !isGroup(link.MAC(b)) {
+			wantLines(t, []string{describe(b)}, "reply to 192.0.2.2 at 2: 192.0.2.50 is 1")
+			break
+		}
+	}
+	if !c.isMember(t, vip6) {
+		t.Error("the group was left")
+	}
+}
+
+// isMember tells whether the node's interface is in the group of an address.
+func (c *cable) isMember(t *testing.T, addr netip.Addr) bool {
+	t.Helper()
+	return strings.Contains(c.groups(t), netipHex(solicitedNode(addr)))
+}
+
+// groups returns the kernel's list of multicast groups.
+func (c *cable) groups(t *testing.T) string {
+	t.Helper()
+	var b []byte
+	var err error
+	c.node.within(func() { b, err = os.ReadFile("/proc/thread-self/net/igmp6") })
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+func netipHex(a netip.Addr) string { return strings.ReplaceAll(a.StringExpanded(), ":", "") }
+
+func TestThousandsOfGroupsAreJoinedAndLeft(t *testing.T) {
+	c := newCable(t)
+	r, _, _ := c.responder(t)
+	addrs := manyAddrs6(0x10000 + 5000)[0x10000:] // the kernel's own address is in a group like the first
+	start := time.Now()
+	set(t, r, []link.Link{c.link}, as("node", otherMAC, addrs...))
+	t.Logf("Set of %d took %v", len(addrs), time.Since(start))
+	member := func(n int) func() bool {
+		return func() bool { return strings.Count(c.groups(t), "ff0200000000000000000001ff01") == n }
+	}
+	until(t, "all groups are joined", member(len(addrs)))
+	t.Logf("%d groups were joined after %v", len(addrs), time.Since(start))
+	set(t, r, []link.Link{c.link}, as("node", otherMAC, addrs[:10]...))
+	until(t, "all but ten groups are left", member(10))
+	r.Close()
+	if !member(0)() {
+		t.Error("groups are left after Close")
 	}
 }
 
 func TestAVanishedInterfaceCanBeClosed(t *testing.T) {
 	c := newCable(t)
-	r := New(logr.Discard(), prometheus.NewRegistry(), c.listen)
-	set(t, r, []link.Link{c.node}, on("node", vip))
-	l, err := c.h.LinkByName("node")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := c.h.LinkDel(l); err != nil {
+	r, _, _ := c.responder(t)
+	set(t, r, []link.Link{c.link}, on("node", vip, vip6))
+	if err := c.node.h.LinkDel(must(c.node.h.LinkByName("node"))); err != nil {
 		t.Fatal(err)
 	}
 	failed := r.Set(nil, on("node", vip))
-	if failed["node"] == nil {
+	if failed[Place{"node", IPv4}] == nil {
 		t.Error("an interface that is gone was not reported")
 	}
-	failed = r.Set([]link.Link{c.node}, on("node", vip))
-	if failed["node"] == nil {
+	failed = r.Set([]link.Link{c.link}, on("node", vip))
+	if failed[Place{"node", IPv4}] == nil {
 		t.Error("a socket was opened on an interface that is gone")
 	}
-	r.Close()
+}
+
+// Addresses are answered with the MAC of the interface that has the network. A
+// macvlan sees the frames of the groups that it is in, and no others.
+func TestBridgesAndMacvlans(t *testing.T) {
+	for name, build := range map[string]func(c *cable, lower netlink.Link, a netlink.LinkAttrs) error{
+		"a bridge": func(c *cable, lower netlink.Link, a netlink.LinkAttrs) error {
+			bridge := &netlink.Bridge{LinkAttrs: a}
+			return errors.Join(c.node.h.LinkAdd(bridge), c.node.h.LinkSetMaster(lower, bridge))
+		},
+		"a macvlan": func(c *cable, lower netlink.Link, a netlink.LinkAttrs) error {
+			a.ParentIndex = lower.Attrs().Index
+			return c.node.h.LinkAdd(&netlink.Macvlan{LinkAttrs: a, Mode: netlink.MACVLAN_MODE_BRIDGE})
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := newCable(t)
+			attrs := netlink.NewLinkAttrs()
+			attrs.Name, attrs.HardwareAddr = "upper", net.HardwareAddr{2, 0, 0, 0, 0, 7}
+			if err := build(c, must(c.node.h.LinkByName("node")), attrs); err != nil {
+				t.Fatal(err)
+			}
+			l := must(c.node.h.LinkByName("upper"))
+			if err := c.node.h.LinkSetUp(l); err != nil {
+				t.Fatal(err)
+			}
+			end{ns: c.node.ns, h: c.node.h, index: l.Attrs().Index}.untilUp(t)
+			upper := link.Link{Index: l.Attrs().Index, Name: "upper", MAC: link.MAC{2, 0, 0, 0, 0, 7}, Up: true, ARP: true, NDP: true}
+			r, _, _ := c.responder(t)
+			set(t, r, []link.Link{upper}, as("upper", otherMAC, vip, vip6))
+			c.send(t, IPv4, ask())
+			wantLines(t, []string{describe(c.receive(t, IPv4))}, "reply to 192.0.2.2 at 2: 192.0.2.50 is 3")
+			until(t, "the group is joined", func() bool { return c.isMember(t, vip6) })
+			c.send(t, IPv6, solicit())
+			wantLines(t, []string{describe(c.receive(t, IPv6))}, "advertisement SO to fe80::2 at 2: 2001:db8::5:50 is 3")
+
+			mac := net.HardwareAddr{2, 0, 0, 0, 0, 9}
+			if err := c.node.h.LinkSetHardwareAddr(l, mac); err != nil {
+				t.Fatal(err)
+			}
+			upper.MAC = link.MAC(mac)
+			set(t, r, []link.Link{upper}, on("upper", vip6))
+			wantLines(t, []string{describe(c.receive(t, IPv6))}, "advertisement O to ff02::1 at all: 2001:db8::5:50 is 9")
+		})
+	}
 }

@@ -25,6 +25,9 @@ type Link struct {
 	// NDP says the same for IPv6: the interface has a link-local address,
 	// without which there is no neighbor discovery (RFC 4861).
 	NDP bool
+	// Addrs are its own addresses, sorted, without those that it may not send
+	// from: duplicates, and those that may yet turn out to be.
+	Addrs []netip.Addr
 	// Prefixes are the networks of its addresses, with these addresses in
 	// them, sorted.
 	Prefixes []netip.Prefix
@@ -40,7 +43,7 @@ func (m MAC) String() string { return net.HardwareAddr(m[:]).String() }
 // Equal tells whether two interfaces are in every respect the same.
 func (l Link) Equal(o Link) bool {
 	return l.Index == o.Index && l.Name == o.Name && l.MAC == o.MAC && l.Up == o.Up && l.ARP == o.ARP && l.NDP == o.NDP &&
-		slices.Equal(l.Prefixes, o.Prefixes) && slices.Equal(l.Gateways, o.Gateways)
+		slices.Equal(l.Addrs, o.Addrs) && slices.Equal(l.Prefixes, o.Prefixes) && slices.Equal(l.Gateways, o.Gateways)
 }
 
 // Announces tells whether an address on one of its networks, or on those behind
@@ -91,11 +94,19 @@ func fromNetlink(links []netlink.Link, addrs []netlink.Addr, routes []netlink.Ro
 			v.ARP = a.RawFlags&unix.IFF_NOARP == 0
 		}
 		for _, ip := range addrs {
-			if p, ok := network(ip); ok && ip.LinkIndex == a.Index {
+			if ip.LinkIndex != a.Index {
+				continue
+			}
+			if p, ok := network(ip); ok {
 				v.Prefixes = append(v.Prefixes, p)
 				v.NDP = v.NDP || v.ARP && p.Addr().Is6() && p.Addr().IsLinkLocalUnicast()
 			}
+			if own, ok := local(ip); ok && ip.Flags&(unix.IFA_F_TENTATIVE|unix.IFA_F_DADFAILED) == 0 {
+				v.Addrs = append(v.Addrs, own)
+			}
 		}
+		slices.SortFunc(v.Addrs, netip.Addr.Compare)
+		v.Addrs = slices.Compact(v.Addrs)
 		slices.SortFunc(v.Prefixes, netip.Prefix.Compare)
 		v.Prefixes = slices.Compact(v.Prefixes)
 		v.Gateways = gateways[a.Index]
@@ -124,6 +135,15 @@ func network(a netlink.Addr) (netip.Prefix, bool) {
 		return netip.Prefix{}, false
 	}
 	return netip.PrefixFrom(ip, ones), true
+}
+
+// local returns the interface's own address.
+func local(a netlink.Addr) (netip.Addr, bool) {
+	if a.IPNet == nil {
+		return netip.Addr{}, false
+	}
+	ip, ok := netip.AddrFromSlice(a.IP)
+	return ip.Unmap(), ok
 }
 
 // isDefault tells whether a route is a default route of whatever table: a VRF

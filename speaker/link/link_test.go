@@ -57,11 +57,15 @@ func TestFromNetlink(t *testing.T) {
 	blackhole.Type = unix.RTN_BLACKHOLE
 	via := route("0.0.0.0/0", 2, "")
 	via.Via = &netlink.Via{AddrFamily: netlink.FAMILY_V6, Addr: net.ParseIP("fe80::1")}
-	gateways := func(s ...string) (out []netip.Addr) {
+	ips := func(s ...string) (out []netip.Addr) {
 		for _, s := range s {
 			out = append(out, netip.MustParseAddr(s))
 		}
 		return out
+	}
+	flagged := func(a netlink.Addr, flags int) netlink.Addr {
+		a.Flags = flags
+		return a
 	}
 	const up = unix.IFF_UP | unix.IFF_RUNNING
 
@@ -74,7 +78,7 @@ func TestFromNetlink(t *testing.T) {
 		"an Ethernet interface has its networks, sorted": {
 			links: []netlink.Link{&netlink.Device{LinkAttrs: attrs(2, "eth0", up)}},
 			addrs: []netlink.Addr{addr(2, "fd00::2/64"), addr(2, "192.0.2.2/24"), addr(3, "198.51.100.1/24"), addr(2, "192.0.2.2/24")},
-			want:  []Link{{Index: 2, Name: "eth0", MAC: mac, Up: true, ARP: true, Prefixes: prefixes("192.0.2.2/24", "fd00::2/64")}},
+			want:  []Link{{Index: 2, Name: "eth0", MAC: mac, Up: true, ARP: true, Prefixes: prefixes("192.0.2.2/24", "fd00::2/64"), Addrs: ips("192.0.2.2", "fd00::2")}},
 		},
 		"interfaces come in the order of their indices": {
 			links: []netlink.Link{&netlink.Device{LinkAttrs: attrs(3, "b", up)}, &netlink.Device{LinkAttrs: attrs(2, "a", up)}},
@@ -92,8 +96,8 @@ func TestFromNetlink(t *testing.T) {
 			links: []netlink.Link{&netlink.Device{LinkAttrs: attrs(2, "eth0", up)}, &netlink.Device{LinkAttrs: attrs(3, "dummy0", up|unix.IFF_NOARP)}},
 			addrs: []netlink.Addr{addr(2, "fe80::2/64"), addr(3, "fe80::3/64")},
 			want: []Link{
-				{Index: 2, Name: "eth0", MAC: mac, Up: true, ARP: true, NDP: true, Prefixes: prefixes("fe80::2/64")},
-				{Index: 3, Name: "dummy0", MAC: mac, Up: true, Prefixes: prefixes("fe80::3/64")},
+				{Index: 2, Name: "eth0", MAC: mac, Up: true, ARP: true, NDP: true, Prefixes: prefixes("fe80::2/64"), Addrs: ips("fe80::2")},
+				{Index: 3, Name: "dummy0", MAC: mac, Up: true, Prefixes: prefixes("fe80::3/64"), Addrs: ips("fe80::3")},
 			},
 		},
 		"NOARP is no ARP": {
@@ -115,43 +119,57 @@ func TestFromNetlink(t *testing.T) {
 		"the bridge answers, not its port": {
 			links: []netlink.Link{&netlink.Device{LinkAttrs: enslaved(attrs(2, "eth0", up), 3)}, &netlink.Bridge{LinkAttrs: attrs(3, "br0", up)}},
 			addrs: []netlink.Addr{addr(3, "192.0.2.2/24")},
-			want:  []Link{{Index: 3, Name: "br0", MAC: mac, Up: true, ARP: true, Prefixes: prefixes("192.0.2.2/24")}},
+			want:  []Link{{Index: 3, Name: "br0", MAC: mac, Up: true, ARP: true, Prefixes: prefixes("192.0.2.2/24"), Addrs: ips("192.0.2.2")}},
 		},
 		"a member of a VRF answers itself": {
 			links: []netlink.Link{&netlink.Vrf{LinkAttrs: attrs(9, "red", up|unix.IFF_NOARP)}, &netlink.Device{LinkAttrs: enslaved(attrs(2, "eth0", up), 9)}},
 			addrs: []netlink.Addr{addr(2, "192.0.2.2/24")},
-			want:  []Link{{Index: 2, Name: "eth0", MAC: mac, Up: true, ARP: true, Prefixes: prefixes("192.0.2.2/24")}, {Index: 9, Name: "red", MAC: mac, Up: true}},
+			want:  []Link{{Index: 2, Name: "eth0", MAC: mac, Up: true, ARP: true, Prefixes: prefixes("192.0.2.2/24"), Addrs: ips("192.0.2.2")}, {Index: 9, Name: "red", MAC: mac, Up: true}},
 		},
 		"with a peer address the network is the peer's": {
 			links: []netlink.Link{&netlink.Device{LinkAttrs: attrs(2, "eth0", up)}},
 			addrs: []netlink.Addr{peer(addr(2, "192.0.2.2/32"), "198.51.100.1/24")},
-			want:  []Link{{Index: 2, Name: "eth0", MAC: mac, Up: true, ARP: true, Prefixes: prefixes("198.51.100.1/24")}},
+			want:  []Link{{Index: 2, Name: "eth0", MAC: mac, Up: true, ARP: true, Prefixes: prefixes("198.51.100.1/24"), Addrs: ips("192.0.2.2")}},
 		},
 		"an IPv4 address of 16 bytes is an IPv4 address": {
 			links: []netlink.Link{&netlink.Device{LinkAttrs: attrs(2, "eth0", up)}},
 			addrs: []netlink.Addr{{LinkIndex: 2, IPNet: &net.IPNet{IP: net.ParseIP("192.0.2.2"), Mask: net.CIDRMask(24, 32)}}},
-			want:  []Link{{Index: 2, Name: "eth0", MAC: mac, Up: true, ARP: true, Prefixes: prefixes("192.0.2.2/24")}},
+			want:  []Link{{Index: 2, Name: "eth0", MAC: mac, Up: true, ARP: true, Prefixes: prefixes("192.0.2.2/24"), Addrs: ips("192.0.2.2")}},
+		},
+		"so does one that is still tentative": {
+			links: []netlink.Link{&netlink.Device{LinkAttrs: attrs(2, "eth0", up)}},
+			addrs: []netlink.Addr{flagged(addr(2, "fe80::2/64"), unix.IFA_F_TENTATIVE|unix.IFA_F_PERMANENT)},
+			want:  []Link{{Index: 2, Name: "eth0", MAC: mac, Up: true, ARP: true, NDP: true, Prefixes: prefixes("fe80::2/64")}},
+		},
+		"it sends from no address that may be a duplicate": {
+			links: []netlink.Link{&netlink.Device{LinkAttrs: attrs(2, "eth0", up)}},
+			addrs: []netlink.Addr{
+				flagged(addr(2, "fe80::2/64"), unix.IFA_F_PERMANENT), flagged(addr(2, "fd00::2/64"), unix.IFA_F_TENTATIVE),
+				flagged(addr(2, "fd00::3/64"), unix.IFA_F_DADFAILED|unix.IFA_F_TENTATIVE),
+			},
+			want: []Link{{Index: 2, Name: "eth0", MAC: mac, Up: true, ARP: true, NDP: true,
+				Prefixes: prefixes("fd00::2/64", "fd00::3/64", "fe80::2/64"), Addrs: ips("fe80::2")}},
 		},
 		"default routes of both families have gateways": {
 			links:  []netlink.Link{&netlink.Device{LinkAttrs: attrs(2, "eth0", up)}, &netlink.Device{LinkAttrs: attrs(3, "eth1", up)}},
 			routes: []netlink.Route{route("::/0", 3, "fe80::1"), route("", 2, "192.0.2.254"), route("0.0.0.0/0", 2, "192.0.2.1"), route("0.0.0.0/0", 2, "192.0.2.1")},
 			want: []Link{
-				{Index: 2, Name: "eth0", MAC: mac, Up: true, ARP: true, Gateways: gateways("192.0.2.1", "192.0.2.254")},
-				{Index: 3, Name: "eth1", MAC: mac, Up: true, ARP: true, Gateways: gateways("fe80::1")},
+				{Index: 2, Name: "eth0", MAC: mac, Up: true, ARP: true, Gateways: ips("192.0.2.1", "192.0.2.254")},
+				{Index: 3, Name: "eth1", MAC: mac, Up: true, ARP: true, Gateways: ips("fe80::1")},
 			},
 		},
 		"each hop of a multipath route is a gateway of its interface": {
 			links:  []netlink.Link{&netlink.Device{LinkAttrs: attrs(2, "eth0", up)}, &netlink.Device{LinkAttrs: attrs(3, "eth1", up)}},
 			routes: []netlink.Route{route("0.0.0.0/0", 0, "", hop(2, "192.0.2.1"), hop(3, "198.51.100.1"), hop(3, "198.51.100.2"))},
 			want: []Link{
-				{Index: 2, Name: "eth0", MAC: mac, Up: true, ARP: true, Gateways: gateways("192.0.2.1")},
-				{Index: 3, Name: "eth1", MAC: mac, Up: true, ARP: true, Gateways: gateways("198.51.100.1", "198.51.100.2")},
+				{Index: 2, Name: "eth0", MAC: mac, Up: true, ARP: true, Gateways: ips("192.0.2.1")},
+				{Index: 3, Name: "eth1", MAC: mac, Up: true, ARP: true, Gateways: ips("198.51.100.1", "198.51.100.2")},
 			},
 		},
 		"the gateway may be of the other family": {
 			links:  []netlink.Link{&netlink.Device{LinkAttrs: attrs(2, "eth0", up)}},
 			routes: []netlink.Route{via},
-			want:   []Link{{Index: 2, Name: "eth0", MAC: mac, Up: true, ARP: true, Gateways: gateways("fe80::1")}},
+			want:   []Link{{Index: 2, Name: "eth0", MAC: mac, Up: true, ARP: true, Gateways: ips("fe80::1")}},
 		},
 		"other routes have no gateway that counts": {
 			links: []netlink.Link{&netlink.Device{LinkAttrs: attrs(2, "eth0", up)}},
@@ -164,7 +182,7 @@ func TestFromNetlink(t *testing.T) {
 		"an address without a sound mask is on no network": {
 			links: []netlink.Link{&netlink.Device{LinkAttrs: attrs(2, "eth0", up)}},
 			addrs: []netlink.Addr{{LinkIndex: 2}, {LinkIndex: 2, IPNet: &net.IPNet{IP: net.ParseIP("192.0.2.2"), Mask: net.IPMask{255, 0, 255, 0}}}},
-			want:  []Link{{Index: 2, Name: "eth0", MAC: mac, Up: true, ARP: true}},
+			want:  []Link{{Index: 2, Name: "eth0", MAC: mac, Up: true, ARP: true, Addrs: ips("192.0.2.2")}},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -199,10 +200,16 @@ func TestWatcherFollowsRealInterfaces(t *testing.T) {
 	ended := make(chan error, 1)
 	go func() { ended <- w.Run(ctx) }()
 
-	// until waits for the state of interface a; nil is none.
+	// until waits for the state of interface a; nil is none. Its own addresses
+	// are those of its prefixes.
 	until := func(what string, want *Link) {
 		t.Helper()
 		var links []Link
+		if want != nil {
+			for _, p := range want.Prefixes {
+				want.Addrs = append(want.Addrs, p.Addr())
+			}
+		}
 		deadline := time.After(10 * time.Second)
 		for {
 			select {
@@ -214,11 +221,39 @@ func TestWatcherFollowsRealInterfaces(t *testing.T) {
 			for _, l := range links {
 				if l.Name == "a" {
 					l.Index = 0
-					l.Prefixes, l.NDP = withoutLinkLocal(l.Prefixes), false
+					l.NDP = false
+					l.Prefixes = slices.DeleteFunc(slices.Clone(l.Prefixes), func(p netip.Prefix) bool { return p.Addr().IsLinkLocalUnicast() })
+					l.Addrs = slices.DeleteFunc(slices.Clone(l.Addrs), netip.Addr.IsLinkLocalUnicast)
+					if len(l.Prefixes)+len(l.Addrs) == 0 {
+						l.Prefixes, l.Addrs = nil, nil
+					}
 					got = &l
 				}
 			}
 			if cmp.Equal(got, want, cmpopts.EquateComparable(netip.Prefix{}, netip.Addr{})) {
+				return
+			}
+		}
+	}
+
+	// until leaves out what the kernel adds by itself, at a time of its own
+	// choosing, and untilLinkLocal waits for it.
+	untilLinkLocal := func(want bool) {
+		t.Helper()
+		var last Link
+		deadline := time.After(10 * time.Second)
+		for {
+			select {
+			case links := <-told:
+				for _, l := range links {
+					if l.Name == "a" {
+						last = l
+					}
+				}
+			case <-deadline:
+				t.Fatalf("the last was %v with the addresses %v", last, last.Addrs)
+			}
+			if last.NDP == want && slices.ContainsFunc(last.Addrs, netip.Addr.IsLinkLocalUnicast) == want {
 				return
 			}
 		}
@@ -237,6 +272,7 @@ func TestWatcherFollowsRealInterfaces(t *testing.T) {
 	do(h.LinkSetUp(a))
 	do(h.LinkSetUp(b))
 	until("a is up", &Link{Name: "a", MAC: mac, ARP: true, Up: true})
+	untilLinkLocal(true)
 	addr, err := netlink.ParseAddr("192.0.2.1/24")
 	do(err)
 	do(h.AddrAdd(a, addr))
@@ -255,6 +291,10 @@ func TestWatcherFollowsRealInterfaces(t *testing.T) {
 	until("another table has a multipath route", &Link{Name: "a", MAC: mac, ARP: true, Up: true, Prefixes: prefixes, Gateways: append(gateway("192.0.2.251"), gateway("192.0.2.252")...)})
 	do(h.RouteAdd(&netlink.Route{LinkIndex: a.Attrs().Index, Gw: net.ParseIP("fe80::1")}))
 	until("there is an IPv6 gateway", &Link{Name: "a", MAC: mac, ARP: true, Up: true, Prefixes: prefixes, Gateways: append(append(gateway("192.0.2.251"), gateway("192.0.2.252")...), gateway("fe80::1")...)})
+	do(h.LinkSetDown(a))
+	untilLinkLocal(false)
+	do(h.LinkSetUp(a))
+	untilLinkLocal(true)
 	do(h.LinkSetDown(a))
 	until("the routes went with the interface", &Link{Name: "a", MAC: mac, ARP: true, Prefixes: prefixes})
 	do(h.LinkSetUp(a))
@@ -288,15 +328,4 @@ func TestWatcherFollowsRealInterfaces(t *testing.T) {
 			t.Fatalf("%d goroutines, %d at the start", runtime.NumGoroutine(), before)
 		}
 	}
-}
-
-// withoutLinkLocal leaves out what the kernel adds by itself, at a time of its
-// own choosing.
-func withoutLinkLocal(prefixes []netip.Prefix) (out []netip.Prefix) {
-	for _, p := range prefixes {
-		if !p.Addr().IsLinkLocalUnicast() {
-			out = append(out, p)
-		}
-	}
-	return out
 }
