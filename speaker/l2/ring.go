@@ -21,11 +21,11 @@ const (
 	// ringSlots is how many frames find room until they are read, whatever
 	// net.core.rmem_max is: a thousand neighbours that lost their cache ask
 	// for all addresses at once.
-	ringSlots = 10_240
-	ringBlock = 64 << 10
-	// In a slot 66 bytes come before the frame.
-	arpSlot = 128
-	ndpSlot = 512
+	ringSlots  = 10_240
+	ringBlock  = 64 << 10
+	slotHeader = 66 // comes before the frame
+	arpSlot    = 128
+	ndpSlot    = 256
 
 	// A flood is read by the clock, not by the frame: waking up is what costs.
 	// floodFrames within floodWindow make one.
@@ -37,7 +37,7 @@ const (
 // ring is a packet socket that the kernel puts frames in a mapped buffer for
 // (packet_mmap, TPACKET_V2), each with the time at which it came.
 type ring struct {
-	fd int
+	fd, epoll int
 	// alarm is an epoll instance for the socket that goes off once and is set
 	// again before each wait. If the runtime's poller had the socket itself,
 	// every frame would wake a thread, whether or not anybody waits for it.
@@ -85,17 +85,14 @@ func (r *ring) setUpAlarm() error {
 	if err := unix.SetNonblock(epoll, true); err != nil { // or else os.File doesn't poll it
 		return errors.Join(err, unix.Close(epoll))
 	}
-	r.alarm = os.NewFile(uintptr(epoll), "epoll")
+	r.epoll, r.alarm = epoll, os.NewFile(uintptr(epoll), "epoll")
 	if r.raw, err = r.alarm.SyscallConn(); err != nil {
 		return err
 	}
 	r.rang = func(alarm uintptr) bool {
 		n, err := unix.EpollWait(int(alarm), r.events[:], 0)
-		if err != nil && err != unix.EINTR {
-			r.err = err
-			return true
-		}
-		return n > 0
+		r.err = err
+		return n > 0 || err != nil
 	}
 	return unix.EpollCtl(epoll, unix.EPOLL_CTL_ADD, r.fd, &unix.EpollEvent{})
 }
@@ -168,16 +165,16 @@ func (r *ring) wait() error {
 		return err
 	}
 	r.err = nil
-	if err := r.raw.Read(r.rang); err != nil {
-		return err
-	}
-	if r.err != nil || r.events[0].Events&unix.EPOLLERR == 0 {
-		return r.err
-	}
+	failed := r.raw.Read(r.rang)
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.closed {
+	switch {
+	case r.closed:
 		return net.ErrClosed
+	case failed != nil:
+		return failed
+	case r.err != nil || r.events[0].Events&unix.EPOLLERR == 0:
+		return r.err
 	}
 	errno, err := unix.GetsockoptInt(r.fd, unix.SOL_SOCKET, unix.SO_ERROR)
 	if err == nil && errno != 0 {
@@ -193,13 +190,7 @@ func (r *ring) setAlarm() error {
 	if r.closed {
 		return net.ErrClosed
 	}
-	var err error
-	if failed := r.raw.Control(func(alarm uintptr) {
-		err = unix.EpollCtl(int(alarm), unix.EPOLL_CTL_MOD, r.fd, &unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLONESHOT})
-	}); failed != nil {
-		return failed
-	}
-	return err
+	return unix.EpollCtl(r.epoll, unix.EPOLL_CTL_MOD, r.fd, &unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLONESHOT})
 }
 
 // next takes a frame out of the ring, if there is one.

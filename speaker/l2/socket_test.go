@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -183,6 +184,45 @@ func TestTheFiltersPassNothingElse(t *testing.T) {
 				break
 			}
 		}
+	}
+}
+
+func TestCloseEndsReceive(t *testing.T) {
+	c := newCable(t)
+	conn, err := c.Listen(c.link, IPv4)
+	if err != nil {
+		t.Fatal(err)
+	}
+	received := make(chan error)
+	receive := func() {
+		_, _, err := conn.Receive(make([]byte, maxReceived))
+		received <- err
+	}
+	go receive()
+	c.send(t, IPv4, ask())
+	if err := <-received; err != nil {
+		t.Fatal(err)
+	}
+	go receive()
+	runtime.Gosched()
+	if err := conn.Close(); err != nil {
+		t.Error(err)
+	}
+	if err := <-received; !errors.Is(err, net.ErrClosed) {
+		t.Errorf("a wait ended with %v", err)
+	}
+	go receive()
+	if err := <-received; !errors.Is(err, net.ErrClosed) {
+		t.Errorf("Receive returned %v", err)
+	}
+	if err := conn.Send(ask()); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("Send returned %v", err)
+	}
+	if n := conn.Dropped(); n != 0 {
+		t.Errorf("%d were dropped", n)
+	}
+	if err := conn.Close(); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("Close returned %v", err)
 	}
 }
 

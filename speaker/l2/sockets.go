@@ -21,8 +21,8 @@ type Sockets interface {
 // receive while any send.
 type Conn interface {
 	// Receive waits for a frame, copies what fits into b, and tells when the
-	// kernel received it, by the wall clock. It returns net.ErrClosed or
-	// os.ErrClosed after Close.
+	// kernel received it, by the wall clock. It returns net.ErrClosed
+	// after Close.
 	Receive(b []byte) (n int, at time.Time, err error)
 	// Send doesn't wait: it fails if the interface can't take the frame now.
 	Send(frame []byte) error

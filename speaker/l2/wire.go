@@ -7,7 +7,6 @@ import (
 	"errors"
 	"net"
 	"net/netip"
-	"os"
 	"sync"
 	"time"
 
@@ -17,9 +16,10 @@ import (
 )
 
 const (
-	// maxReceived is how much of a frame is read: a neighbour solicitation has
-	// any number of options, all of which its checksum covers.
-	maxReceived = 446
+	// maxReceived is how much of a frame is read. A neighbour message may have
+	// any number of options, all of which its checksum covers; those that there
+	// are make it half as long.
+	maxReceived = ndpSlot - slotHeader
 	// maxSent is the longest frame that is sent: a neighbour message with one
 	// option.
 	maxSent = offICMP + offOptions + optMACLen
@@ -99,7 +99,7 @@ func (w *wire) receive(ctx context.Context) {
 		switch {
 		case err == nil:
 			w.handle(in[:n], at, out)
-		case ctx.Err() != nil || errors.Is(err, net.ErrClosed) || errors.Is(err, os.ErrClosed):
+		case ctx.Err() != nil || errors.Is(err, net.ErrClosed):
 			return
 		case errors.Is(err, unix.ENETDOWN):
 			// Said once when the interface goes down. If it comes up again
