@@ -174,12 +174,14 @@ func (l *fakeLAN) refuses(err error) {
 	l.refuse = err
 }
 
-// says puts a frame, aged or not, or an error on the wire to an interface.
+// says puts a frame, aged or not, or an error on the wire to an interface, and
+// waits until it has been dealt with.
 func (l *fakeLAN) says(name string, f Family, in any) {
 	l.mu.Lock()
 	s := l.sockets[Place{name, f}]
 	l.mu.Unlock()
 	s.in <- in
+	synctest.Wait()
 }
 
 // take returns what was sent since the last call, one line per frame, after
@@ -265,11 +267,13 @@ func metered(t *testing.T, test func(t *testing.T, r *Responder, lan *fakeLAN, r
 		lan := &fakeLAN{start: time.Now(), room: 1000, sockets: map[Place]*fakeSocket{}}
 		reg := prometheus.NewRegistry()
 		r := New(logr.Discard(), reg, lan, lan.sighted)
+		defer func() {
+			r.Close()
+			if len(lan.sockets) > 0 || len(lan.groups) > 0 {
+				t.Errorf("still open after Close: %v, and %d for groups", lan.open(), len(lan.groups))
+			}
+		}()
 		test(t, r, lan, reg)
-		r.Close()
-		if len(lan.sockets) > 0 || len(lan.groups) > 0 {
-			t.Errorf("still open after Close: %v, and %d for groups", lan.open(), len(lan.groups))
-		}
 	})
 }
 

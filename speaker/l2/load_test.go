@@ -47,14 +47,16 @@ func flood(index int) {
 		os.Exit(0)
 	}()
 	frames := junk()
-	start := time.Now()
-	for sent := 0; ; {
-		for due := int(time.Since(start).Seconds() * floodRate); sent < due; sent++ {
+	const most = floodRate / 50 // at once, after it had no turn
+	for sent, last := 0, time.Now(); ; time.Sleep(time.Millisecond) {
+		due := min(most, int(time.Since(last).Seconds()*floodRate))
+		last = time.Now()
+		for range due {
 			if _, err := unix.Write(fd, frames[sent%len(frames)]); err != nil {
 				panic(err)
 			}
+			sent++
 		}
-		time.Sleep(time.Millisecond)
 	}
 }
 
@@ -97,6 +99,20 @@ func TestAFloodCostsLittle(t *testing.T) {
 	time.Sleep(3 * time.Second)
 	elapsed, used := time.Since(start), cpuTime()-cpu
 	n = received() - n
+	for _, f := range []Family{IPv4, IPv6} {
+		got := counts(t, reg, f)
+		t.Logf("%v: %v", f, got)
+		if got["replies_sent_total"] > 0 || got["malformed_total"] < got["received_total"]/5 || got["requests_received_total"] > got["received_total"]/2 {
+			t.Errorf("%v: %v", f, got)
+		}
+	}
+	for f, frame := range map[Family][]byte{IPv4: ask(), IPv6: solicit()} {
+		until(t, "a request among the flood is answered", func() bool {
+			c.send(t, f, frame)
+			time.Sleep(10 * time.Millisecond)
+			return counts(t, reg, f)["replies_sent_total"] > 0
+		})
+	}
 	stdin.Close()
 	if err := cmd.Wait(); err != nil {
 		t.Fatal(err)
@@ -106,13 +122,6 @@ func TestAFloodCostsLittle(t *testing.T) {
 	// A third of this without the race detector, on a machine that does nothing else.
 	if share > 0.4 {
 		t.Errorf("a flood of %d frames/s costs %.1f%% of a core", floodRate, 100*share)
-	}
-	for _, f := range []Family{IPv4, IPv6} {
-		got := counts(t, reg, f)
-		t.Logf("%v: %v", f, got)
-		if got["replies_sent_total"] != 0 || got["dropped_total"] != 0 || got["malformed_total"] < got["received_total"]/5 {
-			t.Errorf("%v: %v", f, got)
-		}
 	}
 }
 
@@ -192,7 +201,7 @@ func TestARingHoldsABurst(t *testing.T) {
 	}
 }
 
-// TestTenThousandAddresses is what a node that owns all may cost.
+// What a node may cost that owns all addresses.
 func TestTenThousandAddresses(t *testing.T) {
 	c := newCable(t)
 	desired := on("node", append(manyAddrs(10_000), manyAddrs6(0x10000 + 5000)[0x10000:]...)...)
@@ -206,8 +215,8 @@ func TestTenThousandAddresses(t *testing.T) {
 	ready := time.Since(start)
 	runtime.GC()
 	t.Logf("15,000 addresses: answered after %v, in all groups after %v, %d MiB more resident", answering, ready, (resident(t)-before)>>20)
-	if ready > 2*time.Second {
-		t.Errorf("ready after %v", ready)
+	if answering > 2*time.Second {
+		t.Errorf("answered after %v", answering)
 	}
 	if more := resident(t) - before; more > 40<<20 {
 		t.Errorf("%d MiB more resident", more>>20)

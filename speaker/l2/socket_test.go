@@ -3,6 +3,7 @@
 package l2
 
 import (
+	"bytes"
 	"errors"
 	"net"
 	"net/netip"
@@ -309,6 +310,26 @@ func TestARealInterfaceThatFlapsIsAnnouncedAgainAndStaysInItsGroups(t *testing.T
 	if !c.isMember(t, vip6) {
 		t.Error("the group was left")
 	}
+}
+
+// A switch that snoops learns of a membership by a report (RFC 3810).
+func TestAMembershipIsReported(t *testing.T) {
+	c := newCable(t)
+	r, _, _ := c.responder(t)
+	set(t, r, []link.Link{c.link}, as("node", otherMAC, vip6))
+	group := solicitedNode(vip6).AsSlice()
+	until(t, "a report is seen", func() bool {
+		if err := c.askers[IPv6].SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
+			t.Fatal(err)
+		}
+		b := make([]byte, 1500)
+		n, _, err := c.askers[IPv6].ReadFrom(b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		const hopByHop, report, offType, offRecords = 0, 143, 62, 70
+		return n > offRecords && b[offNextHeader] == hopByHop && b[offType] == report && bytes.Contains(b[offRecords:n], group)
+	})
 }
 
 // isMember tells whether the node's interface is in the group of an address.
