@@ -168,6 +168,17 @@ var _ = Describe("Layer 2", onLab, func() {
 		Expect(owners).To(And(HaveLen(3), HaveEach(2)), "equal nodes should have equal shares")
 	})
 
+	It("answers for both addresses of a Service of both families", func(ctx SpecContext) {
+		s.addPool(ctx, "lan", []string{between(s.v4(1), s.v4(9)), between(s.v6(1), s.v6(9))})
+		s.startBackends(ctx, "web", lab.Nodes[0])
+		s.addService(ctx, "web", selecting("web"), families(corev1.IPFamilyPolicyRequireDualStack, corev1.IPv6Protocol, corev1.IPv4Protocol))
+		s.announced(ctx, "web")
+		for _, addr := range []netip.Addr{s.v6(1), s.v4(1)} {
+			answers(ctx, addr, s.owner(ctx, addr))
+			Eventually(ctx, func() (string, error) { return curl(ctx, lab.Client, addr, "/hostname") }).Should(Equal("web-node1"), "%s", addr)
+		}
+	})
+
 	It("answers for a shared address from one node for all its Services", func(ctx SpecContext) {
 		s.addPool(ctx, "lan", []string{between(s.v4(1), s.v4(9))})
 		s.startBackends(ctx, "web")
