@@ -19,7 +19,9 @@ const (
 	DropCluster
 	// DropOwn: it has our own name.
 	DropOwn
-	// DropReplay: not newer than what that boot of the node has sent, or of a
+	// DropDuplicate: it came before; each frame is sent by both families.
+	DropDuplicate
+	// DropReplay: much older than what that boot of the node has sent, or of a
 	// boot that the node has left.
 	DropReplay
 	// DropFull: it would have this node remember too many nodes or claims.
@@ -28,7 +30,7 @@ const (
 )
 
 func (d Drop) String() string {
-	return [...]string{"malformed", "version", "ttl", "interface", "stale", "signature", "cluster", "own", "replay", "full"}[d]
+	return [...]string{"malformed", "version", "ttl", "interface", "stale", "signature", "cluster", "own", "duplicate", "replay", "full"}[d]
 }
 
 // Drops counts frames by Drop.

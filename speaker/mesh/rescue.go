@@ -1,0 +1,273 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package mesh
+
+import "time"
+
+const (
+	// rankPause is what each rank leaves to those before it.
+	rankPause = 200 * time.Millisecond
+	// holdTime is how long a claim waits to be on record while there is
+	// nobody else to ask.
+	holdTime = 400 * time.Millisecond
+	// dampTime is the least time between two claims of this node for an
+	// address whose owner works; it doubles up to dampMax.
+	dampTime = 10 * time.Second
+	dampMax  = 5 * time.Minute
+)
+
+// damping limits how often an address moves though nobody failed.
+type damping struct {
+	next  time.Time
+	pause time.Duration
+}
+
+// refresh asks the policy about an address.
+func (m *Machine) refresh(e *address) {
+	e.successor, e.before = false, e.before[:0]
+	for _, name := range m.policy.Successors(e.addr) {
+		if name == m.config.Node {
+			e.successor = true
+			break
+		}
+		e.before = append(e.before, m.node(name))
+	}
+	claimant := ""
+	if e.best.by != nil {
+		claimant = e.best.by.name
+	}
+	e.mine = m.policy.Owner(e.addr, claimant) == m.config.Node
+	if e.holder == m.nobody || e.holder == m.self {
+		return
+	}
+	for _, i := range e.on {
+		// An owner that was never heard is judged as well.
+		e.holder.makeLink(i)
+	}
+}
+
+// place is how many living successors are better than this node.
+func (e *address) place() int {
+	n := 0
+	for _, p := range e.before {
+		if p != e.holder && p.living(e.on) {
+			n++
+		}
+	}
+	return n
+}
+
+// living tells whether a peer could take over addresses on the interfaces.
+func (p *peer) living(on []*iface) bool {
+	for _, l := range p.links {
+		for _, i := range on {
+			if l.on == i && l.living {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// decide does what is due for an address.
+func (m *Machine) decide(now time.Time, e *address) {
+	standing := false
+	switch {
+	case !e.known || e.holder == m.self && e.best.by == m.self:
+	case !m.able() || len(e.on) == 0:
+		e.held = claim{}
+	case e.mine:
+		m.decidePlanned(now, e)
+	case e.holder != m.nobody && e.holder != m.self && e.successor:
+		standing = m.decideRescue(now, e)
+	default:
+		e.held = claim{}
+	}
+	if e.best.by == m.self {
+		standing = false
+	}
+	if standing || e.standing {
+		e.standing = standing
+		m.change(e)
+	}
+}
+
+// decidePlanned claims an address that this node should own though nobody
+// failed.
+func (m *Machine) decidePlanned(now time.Time, e *address) {
+	e.held = claim{}
+	if now.Before(e.damp.next) {
+		m.later(e, e.damp.next)
+		return
+	}
+	for _, i := range e.on {
+		if i.silent {
+			return // decided on again when it ends
+		}
+	}
+	if e.best.by != nil {
+		if now.Sub(e.damp.next) > dampMax {
+			e.damp.pause = 0
+		}
+		e.damp.pause = min(max(2*e.damp.pause, dampTime), dampMax)
+		e.damp.next = now.Add(e.damp.pause)
+	}
+	m.claim(now, e, 0)
+}
+
+// decideRescue claims or stands in for an address whose holder doesn't work,
+// and tells whether to stand in.
+func (m *Machine) decideRescue(now time.Time, e *address) (standing bool) {
+	since, standing := m.findings(e)
+	place := e.place()
+	if place > 0 {
+		standing = false
+	}
+	if since.IsZero() {
+		e.held = claim{}
+		return standing
+	}
+	due := since.Add(time.Duration(place) * rankPause)
+	if now.Before(due) {
+		m.later(e, due)
+		return standing
+	}
+	for _, i := range e.on {
+		if i.silent {
+			m.later(e, i.silentSince.Add(settle))
+			return standing
+		}
+	}
+	if m.reachable && m.alone(now, e) {
+		return m.holdClaim(now, e, place) && standing
+	}
+	m.claim(now, e, place)
+	return false
+}
+
+// findings combines what is found of the holder on all interfaces that carry
+// the address: it is dead where it is dead on all, and counts as alive where
+// it is alive on any.
+func (m *Machine) findings(e *address) (claimable time.Time, standing bool) {
+	if e.best.mute {
+		return e.muteFrom, false
+	}
+	for _, i := range e.on {
+		l := e.holder.link(i)
+		if l == nil {
+			return time.Time{}, false
+		}
+		v := &l.verdict
+		if v.finding == alive || v.finding == unknown {
+			return time.Time{}, false
+		}
+		standing = standing || v.finding == absent
+		t := v.claimable()
+		if t.IsZero() {
+			return t, standing
+		}
+		claimable = latest(claimable, t)
+	}
+	return claimable, standing
+}
+
+// alone tells whether there is no third node that could know whether the
+// holder lives.
+func (m *Machine) alone(now time.Time, e *address) bool {
+	for _, p := range m.order {
+		if p == e.holder {
+			continue
+		}
+		for _, i := range e.on {
+			if l := p.link(i); l != nil && l.hears(now) {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// holdClaim keeps a claim until it is on record: of two nodes that can't hear
+// each other the API server chooses one. It tells whether it is kept.
+func (m *Machine) holdClaim(now time.Time, e *address, place int) bool {
+	if e.held.by == nil {
+		e.held = m.nextClaim(e, place)
+		e.heldSince = now
+		m.out.Record = append(m.out.Record, Record{Addr: e.addr, Claim: e.held.export(), Held: true})
+	}
+	if end := e.heldSince.Add(holdTime); now.Before(end) {
+		m.later(e, end)
+		return true
+	}
+	m.claim(now, e, place)
+	return false
+}
+
+func (m *Machine) nextClaim(e *address, place int) claim {
+	return claim{by: m.self, term: max(e.best.term, e.recorded.term, e.floor) + 1, rank: uint8(1 + min(place, 254))}
+}
+
+// claim takes an address over.
+func (m *Machine) claim(now time.Time, e *address, place int) {
+	c := m.nextClaim(e, place)
+	if c.term > maxTerm {
+		return
+	}
+	e.standing = false
+	m.setBest(now, e, c)
+	m.record(e)
+}
+
+// record has an own claim recorded.
+func (m *Machine) record(e *address) {
+	if e.recorded.by != m.self || e.recorded.term < e.best.term {
+		m.out.Record = append(m.out.Record, Record{Addr: e.addr, Claim: e.best.export()})
+	}
+}
+
+// later has the addresses of the holder decided on again.
+func (m *Machine) later(e *address, t time.Time) {
+	if r := e.holder.review; r.IsZero() || t.Before(r) {
+		e.holder.review = t
+	}
+	m.at(t)
+}
+
+// reviewAll has the addresses of all others decided on at the next tick.
+func (m *Machine) reviewAll(now time.Time) {
+	for _, p := range m.order {
+		p.review = now
+	}
+	m.nobody.review = now
+	m.at(now)
+}
+
+// reviewFailing does so for those that may need a rescuer.
+func (m *Machine) reviewFailing(now time.Time) {
+	for _, p := range m.order {
+		for _, l := range p.links {
+			if l.verdict.finding != alive {
+				p.review = now
+			}
+		}
+	}
+	m.at(now)
+}
+
+// review decides on the addresses of all holders for which it is time.
+func (m *Machine) review(now time.Time) {
+	m.reviewHolder(now, m.nobody)
+	for _, p := range m.order {
+		m.reviewHolder(now, p)
+	}
+}
+
+func (m *Machine) reviewHolder(now time.Time, p *peer) {
+	if p.review.IsZero() || now.Before(p.review) {
+		return
+	}
+	p.review = time.Time{}
+	for _, e := range m.sorted(p) {
+		m.decide(now, e)
+	}
+}

@@ -1,0 +1,155 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package mesh
+
+import "time"
+
+const (
+	// stallAfter is the pause between ticks after which the process was
+	// stopped, or the machine too busy to know what goes on.
+	stallAfter = 150 * time.Millisecond
+	// settle is how long addresses are not answered at most while the claims
+	// of peers are not known.
+	settle = 300 * time.Millisecond
+	// introduce is how long peers have to be heard first after a start.
+	introduce = 150 * time.Millisecond
+	// settlePause is how long after a heal another one makes nobody silent.
+	settlePause = time.Second
+	// evident is how long a frame that proves that the node is not deaf must
+	// be ago, so that hellos would have come as well.
+	evident = 150 * time.Millisecond
+	// stale is the age at which a frame is not believed any more.
+	stale = 300 * time.Millisecond
+)
+
+// iface is an interface of the own node.
+type iface struct {
+	Segment
+	// since is when listening began, or began anew: start, link-up, stall.
+	since time.Time
+	// lastHello is when the newest hello of any peer came.
+	lastHello time.Time
+	// evidence is when the first frame came in after it got quiet.
+	evidence time.Time
+
+	silent      bool
+	silentSince time.Time
+	introduced  time.Time // silent at least until then, if nobody is known
+	sent        time.Time // the last hello
+}
+
+// quiet is since when the interface may be deaf: a start, or a hello that
+// nobody sent.
+func (i *iface) quiet() time.Time { return latest(i.since, i.lastHello.Add(missed)) }
+
+// received notes that a frame came in.
+func (i *iface) received(at time.Time) {
+	if q := i.quiet(); at.After(q) && !i.evidence.After(q) {
+		i.evidence = at
+	}
+}
+
+// hearing tells whether silence on the interface means that others are silent.
+func (i *iface) hearing(now time.Time) bool {
+	if i.lastHello.After(i.since) && now.Sub(i.lastHello) < detection {
+		return true
+	}
+	return i.evidence.After(i.quiet()) && now.Sub(i.evidence) >= evident
+}
+
+// restart begins listening anew on an interface.
+func (m *Machine) restart(now time.Time, i *iface) {
+	i.since = now
+	m.silence(now, i, introduce)
+}
+
+// silence has own addresses not answered on an interface until the claims of
+// peers are known.
+func (m *Machine) silence(now time.Time, i *iface, introduction time.Duration) {
+	i.silent = true
+	i.silentSince = now
+	i.introduced = now.Add(introduction)
+	m.changeOwn(i)
+	m.at(now)
+}
+
+// healed is told when a peer is heard that wasn't before.
+func (m *Machine) healed(now time.Time, p *peer, l *peerLink) {
+	if p.answers() && p.told != p.digest && !l.on.silent && now.Sub(l.on.silentSince) > settlePause {
+		m.silence(now, l.on, 0)
+	}
+	m.at(now)
+}
+
+// listen ends silences.
+func (m *Machine) listen(now time.Time) {
+	for _, i := range m.ifaces {
+		if !i.silent {
+			continue
+		}
+		end := i.silentSince.Add(settle)
+		if now.Before(end) && !m.settled(now, i) {
+			m.at(end)
+			if now.Before(i.introduced) {
+				m.at(i.introduced)
+			}
+			continue
+		}
+		i.silent = false
+		m.changeOwn(i)
+		m.reviewAll(now)
+	}
+}
+
+// settled tells whether the claims of all peers that are heard on an interface
+// are known, and somebody is heard.
+func (m *Machine) settled(now time.Time, i *iface) bool {
+	if now.Before(i.introduced) {
+		return false
+	}
+	any := i.introduced.Equal(i.silentSince)
+	for _, p := range m.order {
+		l := p.link(i)
+		if l == nil || !l.hears(now) || l.last.Before(i.since) {
+			continue
+		}
+		if p.answers() && p.told != p.digest {
+			return false
+		}
+		any = true
+	}
+	return any
+}
+
+// changeOwn has Output look at all own addresses that an interface carries.
+func (m *Machine) changeOwn(i *iface) {
+	for _, e := range m.self.claims {
+		for _, on := range e.on {
+			if on == i {
+				m.change(e)
+			}
+		}
+	}
+}
+
+// wake notices a stall. Every method that is told the time begins with it.
+func (m *Machine) wake(now time.Time) {
+	if now.Sub(m.ticked) <= stallAfter {
+		return
+	}
+	for _, p := range m.order {
+		for _, l := range p.links {
+			// Who was heard when it began is given its time again. Nobody is
+			// told of it: heard-sets name only whom the hellos came from.
+			if m.ticked.Sub(l.heard()) < detection {
+				l.grace = now
+			}
+			l.ask = asking{}
+		}
+	}
+	for _, i := range m.ifaces {
+		m.restart(now, i)
+	}
+	m.stalls++
+	m.ticked = now
+}
