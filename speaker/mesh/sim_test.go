@@ -1,0 +1,541 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package mesh
+
+import (
+	"cmp"
+	"container/heap"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/fairlead-lb/fairlead/speaker/link"
+)
+
+const (
+	ms = int64(time.Millisecond)
+	s  = int64(time.Second)
+)
+
+var epoch = time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC)
+
+// sim is a deterministic network of nodes with their speakers, an API server
+// and a controller. Its time is in nanoseconds.
+type sim struct {
+	seed  uint64
+	rng   *rand.Rand
+	now   int64
+	count uint64
+	queue queue
+
+	nodes    []*simNode
+	segments int
+	loss     float64
+	maxDelay int64
+	dup      float64
+	// cut[a][b] says that frames of a don't reach b.
+	cut [][]bool
+	api simAPI
+
+	check checker
+	trace func(format string, args ...any)
+}
+
+// event is something that will happen; do says what.
+type event struct {
+	at    int64
+	order uint64
+	do    func()
+	// A packet, if do is nil.
+	to      *simNode
+	life    uint64
+	segment int
+	from    int
+	payload []byte
+}
+
+type queue []*event
+
+func (q queue) Len() int { return len(q) }
+func (q queue) Less(i, j int) bool {
+	return q[i].at < q[j].at || q[i].at == q[j].at && q[i].order < q[j].order
+}
+func (q queue) Swap(i, j int) { q[i], q[j] = q[j], q[i] }
+func (q *queue) Push(x any)   { *q = append(*q, x.(*event)) }
+func (q *queue) Pop() any {
+	old := *q
+	e := old[len(old)-1]
+	*q = old[:len(old)-1]
+	return e
+}
+
+func (w *sim) push(e *event) {
+	w.count++
+	e.order = w.count
+	heap.Push(&w.queue, e)
+}
+
+func (w *sim) after(d int64, do func()) { w.push(&event{at: w.now + d, do: do}) }
+
+// between returns a random number of a range.
+func (w *sim) between(a, b int64) int64 { return a + w.rng.Int64N(b-a+1) }
+
+func (w *sim) chance(p float64) bool { return p > 0 && w.rng.Float64() < p }
+
+func (w *sim) time() time.Time { return epoch.Add(time.Duration(w.now)) }
+
+// run lets things happen until a time.
+func (w *sim) run(until int64) {
+	for len(w.queue) > 0 && w.queue[0].at <= until && w.check.failed == "" {
+		e := heap.Pop(&w.queue).(*event)
+		w.now = e.at
+		if e.do != nil {
+			e.do()
+		} else if n := e.to; n.life == e.life && n.speaker {
+			n.arrive(e.segment, e.from, e.payload)
+		}
+	}
+	w.now = until
+}
+
+// simNode is a node: a kernel, and a speaker on it.
+type simNode struct {
+	w    *sim
+	i    int
+	name string
+
+	kernel, speaker, paused bool
+	carrier                 []bool
+	group                   []int // of switches that are connected; -1: port dead
+	life                    uint64
+	inbox                   []func()
+
+	m       *Machine
+	tickAt  int64
+	synced  int64 // since when; -1: not
+	leaving Leaving
+	file    bool // keeps its view over a restart
+	view    simView
+	answers map[netip.Addr]Answer
+	queued  map[netip.Addr]Claim // claims to record when the API is back
+	api     bool
+	jump    int  // packets whose kernel time is wrong
+	unfit   bool // its interfaces have no prefix that holds the addresses
+
+	disturbed int64 // last time that something was wrong with it
+	troubles  int   // that last
+}
+
+func (n *simNode) mac(segment int) link.MAC { return link.MAC{2, 0, 0, byte(segment), 0, byte(n.i)} }
+
+func wireAddr(segment, node int) netip.Addr {
+	return netip.AddrFrom4([4]byte{192, 168, byte(segment), byte(node + 1)})
+}
+
+func ifaceName(segment int) string { return fmt.Sprintf("eth%d", segment) }
+
+// running says that the speaker does something.
+func (n *simNode) running() bool { return n.kernel && n.speaker && !n.paused }
+
+// begin starts the process of the speaker.
+func (n *simNode) begin() {
+	w := n.w
+	n.life++
+	n.speaker, n.paused, n.leaving, n.synced = true, false, Stay, -1
+	n.inbox = nil
+	n.answers = map[netip.Addr]Answer{}
+	n.queued = map[netip.Addr]Claim{}
+	n.m = New(Config{Node: n.name, Boot: n.life<<8 | uint64(n.i)}, &n.view, w.time())
+	n.tickAt = 1 << 62
+	n.segments()
+	if n.file && n.view.full {
+		n.sync()
+	} else {
+		n.view = simView{w: w, self: n}
+	}
+	life := n.life
+	w.after(w.between(20*ms, 300*ms), func() {
+		if n.life == life {
+			n.reach()
+		}
+	})
+	for seg := range w.segments {
+		n.noise(seg, life)
+	}
+	n.flush()
+}
+
+// end stops it.
+func (n *simNode) end() {
+	n.speaker, n.paused = false, false
+	n.life++
+	n.answers = nil
+	n.synced = -1
+}
+
+// sync gives the machine its view for the first time.
+func (n *simNode) sync() {
+	n.m.SetCluster(n.w.time(), 7)
+	n.m.SetAddresses(n.w.time(), n.view.addresses(), nil)
+	n.synced = n.w.now
+}
+
+// segments tells the machine its interfaces.
+func (n *simNode) segments() {
+	var all []Segment
+	for seg := range n.w.segments {
+		all = append(all, Segment{Index: seg + 1, Name: ifaceName(seg), MAC: n.mac(seg), Up: n.carrier[seg]})
+	}
+	n.m.SetSegments(n.w.time(), all)
+}
+
+// noise is what hosts send to everyone on a segment.
+func (n *simNode) noise(segment int, life uint64) {
+	n.w.after(n.w.between(20*ms, 200*ms), func() {
+		if n.life != life {
+			return
+		}
+		if n.kernel && !n.paused && n.carrier[segment] && n.group[segment] >= 0 {
+			n.m.Received(n.w.time(), segment+1, n.w.time())
+			n.flush()
+		}
+		n.noise(segment, life)
+	})
+}
+
+// do runs something in the speaker, when it isn't paused.
+func (n *simNode) do(life uint64, f func()) {
+	switch {
+	case n.life != life || !n.kernel || !n.speaker:
+	case n.paused:
+		if len(n.inbox) < 200 {
+			n.inbox = append(n.inbox, f)
+		}
+	default:
+		f()
+		n.flush()
+	}
+}
+
+// arrive takes a frame of another node.
+func (n *simNode) arrive(segment, from int, payload []byte) {
+	if !n.kernel || !n.carrier[segment] {
+		return
+	}
+	at := n.w.time()
+	if n.jump > 0 {
+		n.jump--
+		at = at.Add(time.Duration(n.w.between(-3600*s, 3600*s)))
+	}
+	p := Packet{Interface: segment + 1, From: wireAddr(segment, from), TTL: 255, At: at, Payload: payload}
+	if n.paused {
+		n.do(n.life, func() { n.m.Receive(n.w.time(), p) })
+		return
+	}
+	n.m.Receive(n.w.time(), p)
+	n.flush()
+}
+
+// resume ends a pause.
+func (n *simNode) resume() {
+	if !n.speaker || !n.paused {
+		return
+	}
+	n.paused = false
+	box := n.inbox
+	n.inbox = nil
+	for _, f := range box {
+		f()
+	}
+	n.flush()
+	n.tickAt = 1 << 62
+	n.schedule(n.w.now)
+}
+
+// schedule has the machine's Tick called.
+func (n *simNode) schedule(at int64) {
+	at = max(at, n.w.now) + n.w.between(0, ms)
+	if at >= n.tickAt {
+		return
+	}
+	n.tickAt = at
+	life := n.life
+	n.w.push(&event{at: at, do: func() {
+		if n.life != life || n.tickAt != at || !n.running() {
+			return
+		}
+		n.tickAt = 1 << 62
+		n.m.Tick(n.w.time())
+		n.flush()
+	}})
+}
+
+// connected tells whether a frame of a reaches b.
+func (w *sim) connected(a, b *simNode, segment int) bool {
+	return a.kernel && b.kernel && a.carrier[segment] && b.carrier[segment] && a.group[segment] >= 0 &&
+		a.group[segment] == b.group[segment] && !w.cut[a.i][b.i]
+}
+
+// pass tells whether and when a frame arrives.
+func (w *sim) pass(a, b *simNode, segment int) (int64, bool) {
+	if !w.connected(a, b, segment) || w.chance(w.loss) {
+		return 0, false
+	}
+	return w.between(50_000, w.maxDelay), true
+}
+
+// flush does what the machine wants.
+func (n *simNode) flush() {
+	w := n.w
+	out := n.m.Output()
+	for _, f := range out.Frames {
+		seg := f.Interface - 1
+		for _, to := range w.nodes {
+			if to == n {
+				continue
+			}
+			for range 2 {
+				if d, ok := w.pass(n, to, seg); ok {
+					w.push(&event{at: w.now + d, to: to, life: to.life, segment: seg, from: n.i, payload: f.Payload})
+				}
+				if !w.chance(w.dup) {
+					break
+				}
+			}
+		}
+	}
+	for _, a := range out.Asks {
+		n.ask(a)
+	}
+	for _, a := range out.Answers {
+		n.answers[a.Addr] = a
+		if w.trace != nil {
+			w.log("%s answers %v: %v as %v", n.name, a.Addr, a.Interfaces, a.As)
+		}
+	}
+	for _, r := range out.Record {
+		w.check.claimed(n, r)
+		n.record(r.Addr, r.Claim)
+	}
+	n.schedule(n.m.Next().Sub(epoch).Nanoseconds())
+}
+
+// ask asks the wire for a node; its kernel answers.
+func (n *simNode) ask(a Ask) {
+	w, seg, life := n.w, a.Interface-1, n.life
+	for _, to := range w.nodes {
+		if wireAddr(seg, to.i) != a.Addr {
+			continue
+		}
+		there, ok := w.pass(n, to, seg)
+		back, ok2 := w.pass(to, n, seg)
+		if ok && ok2 {
+			w.after(there+back, func() {
+				n.do(life, func() { n.m.Answered(w.time(), a.Interface, a.Addr, to.mac(seg)) })
+			})
+		}
+	}
+}
+
+func (w *sim) log(format string, args ...any) {
+	if w.trace != nil {
+		w.trace("%8.3f %s", float64(w.now)/1e9, fmt.Sprintf(format, args...))
+	}
+}
+
+// simAPI is the API server with what the controller wrote.
+type simAPI struct {
+	down      bool
+	addresses map[netip.Addr]*simAddress
+	drained   []bool
+}
+
+type simAddress struct {
+	addr     netip.Addr
+	segment  int
+	proposed int
+	record   Claim
+}
+
+func (a *simAPI) sorted() []*simAddress {
+	out := make([]*simAddress, 0, len(a.addresses))
+	for _, e := range a.addresses {
+		out = append(out, e)
+	}
+	slices.SortFunc(out, func(a, b *simAddress) int { return a.addr.Compare(b.addr) })
+	return out
+}
+
+// simView is what a speaker knows of the API; it is its machine's policy.
+type simView struct {
+	w       *sim
+	self    *simNode
+	full    bool
+	known   map[netip.Addr]simAddress
+	drained []bool
+}
+
+func (v *simView) addresses() []Address {
+	out := make([]Address, 0, len(v.known))
+	for _, a := range v.known {
+		out = append(out, v.address(a))
+	}
+	slices.SortFunc(out, func(a, b Address) int { return a.Addr.Compare(b.Addr) })
+	return out
+}
+
+func (v *simView) address(a simAddress) Address {
+	out := Address{Addr: a.addr, Recorded: a.record, Proposed: v.w.nodes[a.proposed].name}
+	if !v.self.unfit {
+		out.Interfaces = []string{ifaceName(a.segment)}
+	}
+	return out
+}
+
+func (v *simView) fits(node string) bool { return !v.drained[v.w.byName(node).i] }
+
+func (w *sim) byName(name string) *simNode {
+	for _, n := range w.nodes {
+		if n.name == name {
+			return n
+		}
+	}
+	return nil
+}
+
+// Owner is plan.Owner with draining as the only thing that makes a node unfit.
+func (v *simView) Owner(addr netip.Addr, claimant string) string {
+	if claimant != "" && v.fits(claimant) {
+		return claimant
+	}
+	if p := v.w.nodes[v.known[addr].proposed].name; v.fits(p) {
+		return p
+	}
+	return ""
+}
+
+// Successors ranks nodes by a hash.
+func (v *simView) Successors(addr netip.Addr) []string {
+	type ranked struct {
+		name string
+		bad  uint64
+		hash uint64
+	}
+	all := make([]ranked, len(v.w.nodes))
+	for i, n := range v.w.nodes {
+		all[i] = ranked{n.name, bit(v.drained[i]), hashClaim(addr, int64(i), 0, false)}
+	}
+	slices.SortFunc(all, func(a, b ranked) int { return cmp.Or(cmp.Compare(a.bad, b.bad), cmp.Compare(a.hash, b.hash)) })
+	out := make([]string, len(all))
+	for i, r := range all {
+		out[i] = r.name
+	}
+	return out
+}
+
+// reach has a speaker read all from the API, if it is there.
+func (n *simNode) reach() {
+	w := n.w
+	if w.api.down || !n.api || !n.running() {
+		if n.speaker && n.m != nil && !n.paused {
+			n.m.SetRecorder(w.time(), false)
+			n.flush()
+		}
+		return
+	}
+	old := n.view.known
+	n.view.full = true
+	n.view.known = map[netip.Addr]simAddress{}
+	for _, a := range w.api.sorted() {
+		n.view.known[a.addr] = *a
+	}
+	n.view.drained = slices.Clone(w.api.drained)
+	n.m.SetRecorder(w.time(), true)
+	if n.synced < 0 {
+		n.sync()
+	} else {
+		var gone []netip.Addr
+		for addr := range old {
+			if _, ok := n.view.known[addr]; !ok {
+				gone = append(gone, addr)
+			}
+		}
+		slices.SortFunc(gone, netip.Addr.Compare)
+		n.m.SetAddresses(w.time(), n.view.addresses(), gone)
+		n.m.Reconsider(w.time())
+	}
+	for _, addr := range slices.SortedFunc(mapKeys(n.queued), netip.Addr.Compare) {
+		c := n.queued[addr]
+		delete(n.queued, addr)
+		n.record(addr, c)
+	}
+	n.flush()
+}
+
+func mapKeys[K comparable, V any](m map[K]V) func(func(K) bool) {
+	return func(yield func(K) bool) {
+		for k := range m {
+			if !yield(k) {
+				return
+			}
+		}
+	}
+}
+
+// changed tells all speakers of a change in the API; a watch takes a moment.
+func (w *sim) changed(addr netip.Addr) {
+	for _, n := range w.nodes {
+		life := n.life
+		w.after(w.between(2*ms, 20*ms), func() {
+			n.do(life, func() { n.watch(addr) })
+		})
+	}
+}
+
+// watch takes a change of an address from the API.
+func (n *simNode) watch(addr netip.Addr) {
+	w := n.w
+	a := w.api.addresses[addr]
+	if w.api.down || !n.api || n.synced < 0 {
+		return
+	}
+	if a == nil {
+		delete(n.view.known, addr)
+		n.m.SetAddresses(w.time(), nil, []netip.Addr{addr})
+		return
+	}
+	n.view.known[addr] = *a
+	n.m.SetAddresses(w.time(), []Address{n.view.address(*a)}, nil)
+}
+
+// record writes a claim by compare and swap, now or when the API is there.
+func (n *simNode) record(addr netip.Addr, c Claim) {
+	w, life := n.w, n.life
+	if w.api.down || !n.api {
+		n.queued[addr] = c
+		return
+	}
+	w.after(w.between(3*ms, 20*ms), func() {
+		n.do(life, func() {
+			if best, ok := n.m.Claim(addr); !ok || best.Node != n.name || best.Term != c.Term {
+				return
+			}
+			if w.api.down || !n.api {
+				n.queued[addr] = c
+				return
+			}
+			a := w.api.addresses[addr]
+			if a == nil {
+				return
+			}
+			if a.record.Term < c.Term {
+				w.log("%s recorded %v term %d", n.name, addr, c.Term)
+				a.record = Claim{Node: n.name, Term: c.Term}
+				w.changed(addr)
+			}
+			n.m.Recorded(w.time(), addr, a.record)
+		})
+	})
+}
