@@ -61,6 +61,8 @@ type address struct {
 	on       []*iface // those of them that are up
 	recorded claim
 	proposed string
+	// proposedAt is when the proposal was told.
+	proposedAt time.Time
 
 	// best is the highest claim known; floor the highest term ever known.
 	best     claim
@@ -76,8 +78,9 @@ type address struct {
 
 	held      claim // waits to be on record
 	heldSince time.Time
-	standing  bool // answer in the holder's place
-	damp      damping
+	standing  bool    // answer in the holder's place
+	planned   damping // claims though nobody failed
+	yielded   damping // claims of what was left to the record
 	suspicion suspicion
 
 	dirty, saying, replying, changed bool
@@ -205,7 +208,7 @@ func (m *Machine) reconsider(e *address) {
 }
 
 // takeClaims takes the claims of a frame of p.
-func (m *Machine) takeClaims(now time.Time, p *peer, complete uint16, words []byte) {
+func (m *Machine) takeClaims(now time.Time, p *peer, in *iface, complete uint16, words []byte) {
 	for len(words) > 0 {
 		var w word
 		w, words, _ = nextWord(words)
@@ -230,13 +233,13 @@ func (m *Machine) takeClaims(now time.Time, p *peer, complete uint16, words []by
 		c := claim{by: by, term: w.term, rank: w.rank, mute: w.mute}
 		switch {
 		case by == m.self:
-			m.takeOwn(now, e, c)
+			m.takeOwn(now, e, in, c)
 		case w.released:
 			if !relayed {
 				m.takeRelease(now, e, c)
 			}
 		default:
-			m.takeClaim(now, e, c, relayed)
+			m.takeClaim(now, e, in, c, relayed)
 		}
 	}
 	if complete != 0 {
@@ -245,12 +248,18 @@ func (m *Machine) takeClaims(now time.Time, p *peer, complete uint16, words []by
 }
 
 // takeClaim weighs the claim of another node.
-func (m *Machine) takeClaim(now time.Time, e *address, c claim, relayed bool) {
+func (m *Machine) takeClaim(now time.Time, e *address, in *iface, c claim, relayed bool) {
+	if !slices.Contains(e.on, in) && m.elsewhere(now, e, c.by) {
+		return
+	}
 	if !relayed {
 		e.bestFrom = now
 	}
 	switch {
 	case c.beats(e.best), !relayed && c.by == e.best.by && c.term == e.best.term && c.rank == e.best.rank:
+		if c.term > e.best.term && !c.by.present(now, e) {
+			e.yielded.extend(now, yieldTime)
+		}
 		m.setBest(now, e, c)
 	case relayed:
 	case e.best.by == m.self:
@@ -266,10 +275,10 @@ func (m *Machine) takeClaim(now time.Time, e *address, c claim, relayed bool) {
 
 // takeOwn weighs what others say that this node claims: in a former boot it
 // may have.
-func (m *Machine) takeOwn(now time.Time, e *address, c claim) {
+func (m *Machine) takeOwn(now time.Time, e *address, in *iface, c claim) {
 	switch {
 	case !m.synced:
-		m.takeClaim(now, e, c, true)
+		m.takeClaim(now, e, in, c, true)
 	case !e.known:
 		m.release(e.addr, c.term)
 		if e.best.by == nil {

@@ -24,12 +24,14 @@ const (
 	// oustedGrace is the time for others to find that they are ousted too.
 	oustedGrace = 3 * time.Second
 
-	askPause     = 50 * time.Millisecond  // while it counts
-	askPauseLong = 100 * time.Millisecond // once the verdict is there
+	// askRetry is the pause after an ask while there is no reply, askPause
+	// that after one with a reply, or once there were many without.
+	askRetry = 30 * time.Millisecond
+	askPause = 100 * time.Millisecond
 	// unanswered is how long asks may go without a reply.
 	unanswered = 300 * time.Millisecond
 	// replyTime is what a reply may take.
-	replyTime = 100 * time.Millisecond
+	replyTime = missed
 )
 
 // finding is what a node believes of another one on one interface.
@@ -163,11 +165,8 @@ func (m *Machine) examine(now time.Time, l *peerLink, uptime time.Duration) {
 				l.ask = asking{}
 			}
 		}
-	case !m.mayJudge(now, l, uptime):
-		m.ask(now, l)
-		f = unknown
 	default:
-		f = m.examineKernel(now, l)
+		f = m.examineKernel(now, l, uptime)
 	}
 
 	switch {
@@ -192,44 +191,42 @@ func (m *Machine) examine(now time.Time, l *peerLink, uptime time.Duration) {
 	}
 }
 
-// mayJudge tells whether the silence of a peer means anything.
-func (m *Machine) mayJudge(now time.Time, l *peerLink, uptime time.Duration) bool {
+// examineKernel finds out whether the kernel of a silent peer answers, and
+// whether the silence of both means anything.
+func (m *Machine) examineKernel(now time.Time, l *peerLink, uptime time.Duration) finding {
+	a := &l.ask
+	asked := m.ask(now, l)
 	if grown := m.started.Add(youth); now.Before(grown) {
 		m.at(grown)
-		return false
-	}
-	if l.heard().IsZero() && uptime < coldStart {
-		return false
-	}
-	if !l.on.hearing(now) {
-		if e := l.on.evidence; e.After(l.on.quiet()) {
-			m.at(e.Add(evident))
-		}
-		return false
-	}
-	return true
-}
-
-// examineKernel finds out whether the kernel of a silent peer answers.
-func (m *Machine) examineKernel(now time.Time, l *peerLink) finding {
-	a := &l.ask
-	if !m.ask(now, l) {
-		return dead
+		return unknown
 	}
 	if !a.answered.IsZero() && now.Sub(a.answered) < unanswered {
 		m.at(a.answered.Add(unanswered))
 		return absent
 	}
-	if known := a.from.Add(replyTime); a.n < 2 || now.Before(known) {
-		if a.n > 0 && now.Before(known) {
-			m.at(known)
-		}
-		if l.verdict.finding == absent {
-			return absent
-		}
+	if !m.audible(now, l) {
+		l.deaf = true
 		return unknown
 	}
-	return dead
+	if l.deaf {
+		// What wasn't answered was perhaps not heard: begin anew.
+		l.deaf = false
+		*a = asking{}
+		asked = m.ask(now, l)
+	}
+	switch known := a.from.Add(replyTime); {
+	case l.heard().IsZero() && uptime < coldStart:
+		return unknown
+	case !asked:
+		return dead
+	case a.n == 0:
+		return unknown // of no interest
+	case a.n == 1 || now.Before(known):
+		m.at(latest(known, now.Add(time.Millisecond)))
+		return unknown
+	default:
+		return dead
+	}
 }
 
 // examineLonely looks at a peer that is heard but hears nobody: deaf, it can't
@@ -270,12 +267,9 @@ func (m *Machine) ask(now time.Time, l *peerLink) bool {
 		return false
 	}
 	a := &l.ask
-	pause := askPause
-	if l.verdict.finding == absent || a.n > 10 {
-		pause = askPauseLong
-	}
-	if a.n > 100 {
-		pause = time.Second
+	pause := askRetry
+	if a.answered.After(a.last) || now.Sub(a.from) > unanswered && l.verdict.finding != absent {
+		pause = askPause
 	}
 	if a.n > 0 && now.Sub(a.last) < pause {
 		m.at(a.last.Add(pause))

@@ -139,6 +139,7 @@ func (m *Machine) settleOwn(now time.Time, e *address) {
 	if c := e.best; c.by == m.self && m.synced {
 		c.mute = len(e.on) == 0
 		m.setBest(now, e, c)
+		m.record(e)
 	}
 }
 
@@ -171,7 +172,10 @@ func (m *Machine) SetAddresses(now time.Time, changed []Address, gone []netip.Ad
 			e.known = true
 			m.configured++
 		}
-		e.names, e.proposed = a.Interfaces, a.Proposed
+		if e.proposed != a.Proposed {
+			e.proposed, e.proposedAt = a.Proposed, now
+		}
+		e.names = a.Interfaces
 		m.hold(e)
 		m.reconsider(e)
 		m.change(e)
@@ -197,7 +201,6 @@ func (m *Machine) sync(now time.Time) {
 		}
 		if e.known {
 			m.settleOwn(now, e)
-			m.record(e)
 		} else {
 			m.unknow(now, e)
 		}
@@ -232,18 +235,9 @@ func (m *Machine) recordedAs(now time.Time, e *address, r Claim) {
 		e.recorded = claim{}
 		return
 	}
-	c := claim{by: m.node(r.Node), term: r.Term}
-	e.recorded = c
-	e.floor = max(e.floor, c.term)
-	if !c.beats(e.best) {
-		return
-	}
-	if c.by == m.self {
-		c.mute = m.synced && len(e.on) == 0
-	} else if c.by == e.best.by && c.term == e.best.term {
-		c.mute = e.best.mute
-	}
-	m.setBest(now, e, c)
+	e.recorded = claim{by: m.node(r.Node), term: r.Term}
+	e.floor = max(e.floor, r.Term)
+	m.heed(now, e)
 }
 
 // Recorded tells the claim on record, as read or written.
@@ -375,7 +369,7 @@ func (m *Machine) dispatch(now, at time.Time, from *peer, l *peerLink, h *header
 		if !ok {
 			return DropMalformed, false
 		}
-		m.takeClaims(now, from, complete, words)
+		m.takeClaims(now, from, l.on, complete, words)
 	case kindRequest:
 		node, mask, ok := decodeRequest(body)
 		if !ok {

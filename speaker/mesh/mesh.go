@@ -175,7 +175,10 @@ type Record struct {
 type State uint8
 
 const (
+	// Unsynced: it knows no cluster state yet, and answers for nothing.
 	Unsynced State = iota
+	// Young: as Synced, but it doesn't know others long enough to judge them.
+	Young
 	Synced
 	LeavingRestart
 	LeavingDrain
@@ -184,7 +187,7 @@ const (
 )
 
 func (s State) String() string {
-	return [...]string{"unsynced", "synced", "leaving: restart", "leaving: drain", "ousted"}[min(s, states-1)]
+	return [...]string{"unsynced", "young", "synced", "leaving: restart", "leaving: drain", "ousted"}[min(s, states-1)]
 }
 
 // PeerStatus is what is known of a peer on an interface.

@@ -80,6 +80,11 @@ type peerLink struct {
 	// lonely is since when its hellos name nobody whom it hears.
 	lonely time.Time
 
+	// proof is when a frame came in after its hello should have.
+	proof time.Time
+	// deaf says that there was none yet.
+	deaf bool
+
 	ask     asking
 	verdict verdict
 	// living says that it is heard and could take over addresses.

@@ -2,14 +2,25 @@
 
 package mesh
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 const (
 	// rankPause is what each rank leaves to those before it.
 	rankPause = 200 * time.Millisecond
+	// proposalTime is how long a new address is left to the node that it was
+	// proposed to.
+	proposalTime = time.Second
+	// standIns is how many stand in for one at most.
+	standIns = 3
 	// holdTime is how long a claim waits to be on record while there is
 	// nobody else to ask.
 	holdTime = 400 * time.Millisecond
+	// yieldTime is how long an address is left at first to a claimant that
+	// nobody here hears, but of whose claim somebody tells.
+	yieldTime = time.Second
 	// dampTime is the least time between two claims of this node for an
 	// address whose owner works; it doubles up to dampMax.
 	dampTime = 10 * time.Second
@@ -20,6 +31,15 @@ const (
 type damping struct {
 	next  time.Time
 	pause time.Duration
+}
+
+// extend forbids another claim for a time that is longer each time.
+func (d *damping) extend(now time.Time, first time.Duration) {
+	if now.Sub(d.next) > dampMax {
+		d.pause = 0
+	}
+	d.pause = min(max(2*d.pause, first), dampMax)
+	d.next = now.Add(d.pause)
 }
 
 // refresh asks the policy about an address.
@@ -72,10 +92,17 @@ func (p *peer) living(on []*iface) bool {
 // decide does what is due for an address.
 func (m *Machine) decide(now time.Time, e *address) {
 	standing := false
+	m.heed(now, e)
 	switch {
 	case !e.known || e.holder == m.self && e.best.by == m.self:
-	case !m.able() || len(e.on) == 0:
+	case !m.able():
 		e.held = claim{}
+	case len(e.on) == 0:
+		e.held = claim{}
+		if e.mine && e.best.by == nil {
+			// The first owner has nowhere to answer: others shall know.
+			m.setBest(now, e, claim{by: m.self, term: e.floor + 1, rank: 1, mute: true})
+		}
 	case e.mine:
 		m.decidePlanned(now, e)
 	case e.holder != m.nobody && e.holder != m.self && e.successor:
@@ -96,8 +123,8 @@ func (m *Machine) decide(now time.Time, e *address) {
 // failed.
 func (m *Machine) decidePlanned(now time.Time, e *address) {
 	e.held = claim{}
-	if now.Before(e.damp.next) {
-		m.later(e, e.damp.next)
+	if now.Before(e.planned.next) {
+		m.later(e, e.planned.next)
 		return
 	}
 	for _, i := range e.on {
@@ -106,11 +133,7 @@ func (m *Machine) decidePlanned(now time.Time, e *address) {
 		}
 	}
 	if e.best.by != nil {
-		if now.Sub(e.damp.next) > dampMax {
-			e.damp.pause = 0
-		}
-		e.damp.pause = min(max(2*e.damp.pause, dampTime), dampMax)
-		e.damp.next = now.Add(e.damp.pause)
+		e.planned.extend(now, dampTime)
 	}
 	m.claim(now, e, 0)
 }
@@ -118,10 +141,17 @@ func (m *Machine) decidePlanned(now time.Time, e *address) {
 // decideRescue claims or stands in for an address whose holder doesn't work,
 // and tells whether to stand in.
 func (m *Machine) decideRescue(now time.Time, e *address) (standing bool) {
-	since, standing := m.findings(e)
+	since, absentSince := m.findings(now, e)
 	place := e.place()
-	if place > 0 {
-		standing = false
+	standing = !absentSince.IsZero()
+	if standing && !e.standing {
+		// Better ones do, but some of them may have no interface for it: the
+		// next ones follow. All of them answer alike.
+		due := absentSince.Add(time.Duration(place) * rankPause)
+		standing = place < standIns && !now.Before(due)
+		if place < standIns && now.Before(due) {
+			m.later(e, due)
+		}
 	}
 	if since.IsZero() {
 		e.held = claim{}
@@ -138,8 +168,14 @@ func (m *Machine) decideRescue(now time.Time, e *address) (standing bool) {
 			return standing
 		}
 	}
-	if m.reachable && m.alone(now, e) {
-		return m.holdClaim(now, e, place) && standing
+	if !e.holder.present(now, e) {
+		if now.Before(e.yielded.next) {
+			m.later(e, e.yielded.next)
+			return standing
+		}
+		if m.reachable && m.alone(now, e) {
+			return m.holdClaim(now, e, place) && standing
+		}
 	}
 	m.claim(now, e, place)
 	return false
@@ -147,28 +183,54 @@ func (m *Machine) decideRescue(now time.Time, e *address) (standing bool) {
 
 // findings combines what is found of the holder on all interfaces that carry
 // the address: it is dead where it is dead on all, and counts as alive where
-// it is alive on any.
-func (m *Machine) findings(e *address) (claimable time.Time, standing bool) {
+// it is alive on any. It returns since when the address may be claimed, and
+// since when the holder is absent; zero if not.
+func (m *Machine) findings(now time.Time, e *address) (claimable, absentSince time.Time) {
 	if e.best.mute {
-		return e.muteFrom, false
+		return e.muteFrom, time.Time{}
 	}
+	if e.best.by == nil {
+		return m.findingsProposed(now, e)
+	}
+	return m.findingsHeld(e)
+}
+
+// findingsProposed is findings for an address that nobody has claimed yet. The
+// proposed node may work without knowing of it.
+func (m *Machine) findingsProposed(now time.Time, e *address) (claimable, absentSince time.Time) {
+	claimable, absentSince = m.findingsHeld(e)
+	if late := e.proposedAt.Add(proposalTime); claimable.IsZero() && e.holder.present(now, e) {
+		if now.Before(late) {
+			m.later(e, late)
+		} else {
+			claimable = late
+		}
+	}
+	return claimable, absentSince
+}
+
+func (m *Machine) findingsHeld(e *address) (claimable, absentSince time.Time) {
+	all := true
 	for _, i := range e.on {
 		l := e.holder.link(i)
 		if l == nil {
-			return time.Time{}, false
+			return time.Time{}, time.Time{}
 		}
 		v := &l.verdict
 		if v.finding == alive || v.finding == unknown {
-			return time.Time{}, false
+			return time.Time{}, time.Time{}
 		}
-		standing = standing || v.finding == absent
+		if v.finding == absent {
+			absentSince = latest(absentSince, v.since)
+		}
 		t := v.claimable()
-		if t.IsZero() {
-			return t, standing
-		}
+		all = all && !t.IsZero()
 		claimable = latest(claimable, t)
 	}
-	return claimable, standing
+	if !all {
+		claimable = time.Time{}
+	}
+	return claimable, absentSince
 }
 
 // alone tells whether there is no third node that could know whether the
@@ -220,9 +282,51 @@ func (m *Machine) claim(now time.Time, e *address, place int) {
 
 // record has an own claim recorded.
 func (m *Machine) record(e *address) {
-	if e.recorded.by != m.self || e.recorded.term < e.best.term {
+	if !e.best.mute && (e.recorded.by != m.self || e.recorded.term < e.best.term) {
 		m.out.Record = append(m.out.Record, Record{Addr: e.addr, Claim: e.best.export()})
 	}
+}
+
+// heed makes the claim on record the best one if it is higher, unless it is of
+// a node that nobody here hears, while the present holder works: then the
+// network is parted, each part has its owner, and when it heals the higher
+// claim will be heard. Only who hears nobody at all leaves it to the record.
+func (m *Machine) heed(now time.Time, e *address) {
+	c := e.recorded
+	if !c.beats(e.best) {
+		return
+	}
+	if m.elsewhere(now, e, c.by) {
+		if !m.alone(now, e) {
+			return
+		}
+		// It lives, and this node can't hear it.
+		e.yielded.extend(now, dampTime)
+	}
+	if c.by == m.self {
+		c.mute = m.synced && len(e.on) == 0
+	} else if c.by == e.best.by && c.term == e.best.term {
+		c.mute = e.best.mute
+	}
+	m.setBest(now, e, c)
+}
+
+// elsewhere tells whether a claimant is not heard where the address is
+// answered, while the present holder is.
+func (m *Machine) elsewhere(now time.Time, e *address, claimant *peer) bool {
+	holder := e.best.by
+	return holder != nil && holder != claimant && claimant != m.self && !claimant.present(now, e) &&
+		(holder == m.self || holder.present(now, e))
+}
+
+// present tells whether a node is heard where an address is answered.
+func (p *peer) present(now time.Time, e *address) bool {
+	for _, l := range p.links {
+		if now.Sub(l.heard()) < detection && (len(e.on) == 0 || slices.Contains(e.on, l.on)) {
+			return true
+		}
+	}
+	return false
 }
 
 // later has the addresses of the holder decided on again.

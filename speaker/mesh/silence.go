@@ -16,8 +16,8 @@ const (
 	// settlePause is how long after a heal another one makes nobody silent.
 	settlePause = time.Second
 	// evident is how long a frame that proves that the node is not deaf must
-	// be ago, so that hellos would have come as well.
-	evident = 150 * time.Millisecond
+	// be ago: hellos would have come as well.
+	evident = 100 * time.Millisecond
 	// stale is the age at which a frame is not believed any more.
 	stale = 300 * time.Millisecond
 )
@@ -29,8 +29,8 @@ type iface struct {
 	since time.Time
 	// lastHello is when the newest hello of any peer came.
 	lastHello time.Time
-	// evidence is when the first frame came in after it got quiet.
-	evidence time.Time
+	// lastFrame is when the newest frame of any kind came.
+	lastFrame time.Time
 
 	silent      bool
 	silentSince time.Time
@@ -38,23 +38,29 @@ type iface struct {
 	sent        time.Time // the last hello
 }
 
-// quiet is since when the interface may be deaf: a start, or a hello that
-// nobody sent.
-func (i *iface) quiet() time.Time { return latest(i.since, i.lastHello.Add(missed)) }
-
 // received notes that a frame came in.
-func (i *iface) received(at time.Time) {
-	if q := i.quiet(); at.After(q) && !i.evidence.After(q) {
-		i.evidence = at
-	}
-}
+func (i *iface) received(at time.Time) { i.lastFrame = latest(i.lastFrame, at) }
 
-// hearing tells whether silence on the interface means that others are silent.
-func (i *iface) hearing(now time.Time) bool {
-	if i.lastHello.After(i.since) && now.Sub(i.lastHello) < detection {
+// audible tells whether the silence of a peer means that the peer is silent:
+// others are heard now, or, if nobody is, some frame came in when hellos
+// should have.
+func (m *Machine) audible(now time.Time, l *peerLink) bool {
+	i := l.on
+	if i.lastHello.After(i.since) && now.Sub(i.lastHello) < missed {
 		return true
 	}
-	return i.evidence.After(i.quiet()) && now.Sub(i.evidence) >= evident
+	quiet := latest(i.since, i.lastHello, l.heard(), l.ask.answered).Add(missed)
+	if i.lastFrame.After(quiet) && !l.proof.After(quiet) {
+		l.proof = i.lastFrame
+	}
+	if !l.proof.After(quiet) {
+		return false
+	}
+	if due := l.proof.Add(evident); now.Before(due) {
+		m.at(due)
+		return false
+	}
+	return true
 }
 
 // restart begins listening anew on an interface.
@@ -75,6 +81,7 @@ func (m *Machine) silence(now time.Time, i *iface, introduction time.Duration) {
 
 // healed is told when a peer is heard that wasn't before.
 func (m *Machine) healed(now time.Time, p *peer, l *peerLink) {
+	p.askPause = 0
 	if p.answers() && p.told != p.digest && !l.on.silent && now.Sub(l.on.silentSince) > settlePause {
 		m.silence(now, l.on, 0)
 	}

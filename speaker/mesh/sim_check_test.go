@@ -191,7 +191,13 @@ func (c *checker) able(n *simNode, k *checked) (int64, bool) {
 	if e == nil || !e.known {
 		return 0, false
 	}
+	if c.alone(n, k.a.segment) && n.api && !c.w.api.down && e.best.by != n.m.self {
+		return 0, false // of nodes that hear nobody the record chooses one
+	}
 	since := n.m.started.Sub(epoch).Nanoseconds() + int64(youth)
+	if e.best.by == nil {
+		since = max(since, e.proposedAt.Sub(epoch).Nanoseconds()+int64(proposalTime))
+	}
 	if e.holder != n.m.self && e.holder != n.m.nobody {
 		heard := false
 		for _, l := range e.holder.links {
@@ -202,6 +208,16 @@ func (c *checker) able(n *simNode, k *checked) (int64, bool) {
 		}
 	}
 	return since, true
+}
+
+// alone tells whether a node hears nobody.
+func (c *checker) alone(n *simNode, segment int) bool {
+	for _, o := range c.w.nodes {
+		if o != n && o.running() && c.w.connected(o, n, segment) {
+			return false
+		}
+	}
+	return true
 }
 
 // claimed is told of each new claim.

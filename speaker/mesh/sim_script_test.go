@@ -14,7 +14,7 @@ func newSim(seed uint64, trace func(string, ...any)) *sim {
 	w := &sim{seed: seed, rng: rng, segments: 1, trace: trace, maxDelay: []int64{500_000, 2 * ms, 10 * ms}[rng.IntN(3)]}
 	n := 2 + rng.IntN(4)
 	switch {
-	case seed%500 == 0:
+	case seed%2000 == 0:
 		n = 20 + rng.IntN(31)
 	case seed%50 == 0:
 		n = 6 + rng.IntN(10)
@@ -52,7 +52,8 @@ func newSim(seed uint64, trace func(string, ...any)) *sim {
 // newAddress has the controller give an address to a Service.
 func (w *sim) newAddress() *simAddress {
 	j := byte(len(w.api.addresses))
-	a := &simAddress{segment: w.rng.IntN(w.segments), proposed: w.rng.IntN(len(w.nodes))}
+	a := &simAddress{segment: w.rng.IntN(w.segments)}
+	w.propose(a)
 	if w.chance(0.5) {
 		a.addr = netip.AddrFrom4([4]byte{10, 0, byte(a.segment), j})
 	} else {
@@ -60,6 +61,13 @@ func (w *sim) newAddress() *simAddress {
 	}
 	w.api.addresses[a.addr] = a
 	return a
+}
+
+// propose has the controller choose a node that isn't drained.
+func (w *sim) propose(a *simAddress) {
+	for a.proposed = w.rng.IntN(len(w.nodes)); w.api.drained[a.proposed]; {
+		a.proposed = w.rng.IntN(len(w.nodes))
+	}
 }
 
 // play runs a schedule, and returns what it broke.
@@ -321,7 +329,11 @@ func (w *sim) apiBack() {
 
 // drain has a node drained by annotation; the controller proposes others.
 func (w *sim) drain(n *simNode) {
-	if w.api.drained[n.i] {
+	left := 0
+	for _, d := range w.api.drained {
+		left += 1 - int(bit(d))
+	}
+	if w.api.drained[n.i] || left == 1 {
 		return
 	}
 	w.log("%s: drained", n.name)
@@ -330,11 +342,7 @@ func (w *sim) drain(n *simNode) {
 	n.disturb()
 	for _, a := range w.api.sorted() {
 		if a.record.Node == n.name || a.proposed == n.i {
-			for range 5 {
-				if a.proposed = w.rng.IntN(len(w.nodes)); !w.api.drained[a.proposed] {
-					break
-				}
-			}
+			w.propose(a)
 		}
 	}
 	for _, o := range w.nodes {

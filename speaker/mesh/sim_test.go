@@ -178,6 +178,15 @@ func (n *simNode) end() {
 // sync gives the machine its view for the first time.
 func (n *simNode) sync() {
 	n.m.SetCluster(n.w.time(), 7)
+	var peers []Peer
+	for _, o := range n.w.nodes {
+		p := Peer{Node: o.name}
+		for seg := range n.w.segments {
+			p.Endpoints = append(p.Endpoints, Endpoint{Interface: seg + 1, Addr: wireAddr(seg, o.i)})
+		}
+		peers = append(peers, p)
+	}
+	n.m.SetPeers(n.w.time(), peers)
 	n.m.SetAddresses(n.w.time(), n.view.addresses(), nil)
 	n.synced = n.w.now
 }

@@ -81,6 +81,9 @@ func (m *Machine) sayHello(now time.Time) {
 	if m.synced {
 		h.claims, h.digest = m.self.count, m.self.digest
 	}
+	if h.state == Synced && now.Sub(m.started) < youth {
+		h.state = Young
+	}
 	for _, i := range m.ifaces {
 		if !i.Up {
 			continue
