@@ -80,7 +80,8 @@ type address struct {
 	heldSince time.Time
 	standing  bool    // answer in the holder's place
 	planned   damping // claims though nobody failed
-	yielded   damping // claims of what was left to the record
+	yielded   damping // claims against one whom only others hear
+	left      damping // claims against one who was faster to record
 	suspicion suspicion
 
 	dirty, saying, replying, changed bool

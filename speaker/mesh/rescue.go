@@ -29,6 +29,7 @@ const (
 
 // damping limits how often an address moves though nobody failed.
 type damping struct {
+	from  time.Time
 	next  time.Time
 	pause time.Duration
 }
@@ -39,7 +40,7 @@ func (d *damping) extend(now time.Time, first time.Duration) {
 		d.pause = 0
 	}
 	d.pause = min(max(2*d.pause, first), dampMax)
-	d.next = now.Add(d.pause)
+	d.from, d.next = now, now.Add(d.pause)
 }
 
 // refresh asks the policy about an address.
@@ -169,16 +170,30 @@ func (m *Machine) decideRescue(now time.Time, e *address) (standing bool) {
 		}
 	}
 	if !e.holder.present(now, e) {
-		if now.Before(e.yielded.next) {
-			m.later(e, e.yielded.next)
+		alone := m.reachable && m.alone(now, e)
+		if until := e.patience(alone); now.Before(until) {
+			m.later(e, until)
 			return standing
 		}
-		if m.reachable && m.alone(now, e) {
+		if alone {
 			return m.holdClaim(now, e, place) && standing
 		}
 	}
 	m.claim(now, e, place)
 	return false
+}
+
+// patience is until when the address is left to a holder that is not heard:
+// it claimed while it wasn't, and may live.
+func (e *address) patience(alone bool) (until time.Time) {
+	heard := e.holder.heardFor(e)
+	if e.yielded.from.After(heard) {
+		until = e.yielded.next
+	}
+	if alone && e.left.from.After(heard) {
+		until = latest(until, e.left.next)
+	}
+	return until
 }
 
 // findings combines what is found of the holder on all interfaces that carry
@@ -301,7 +316,7 @@ func (m *Machine) heed(now time.Time, e *address) {
 			return
 		}
 		// It lives, and this node can't hear it.
-		e.yielded.extend(now, dampTime)
+		e.left.extend(now, dampTime)
 	}
 	if c.by == m.self {
 		c.mute = m.synced && len(e.on) == 0
@@ -319,14 +334,19 @@ func (m *Machine) elsewhere(now time.Time, e *address, claimant *peer) bool {
 		(holder == m.self || holder.present(now, e))
 }
 
-// present tells whether a node is heard where an address is answered.
-func (p *peer) present(now time.Time, e *address) bool {
+// heardFor is when a node was last heard where an address is answered.
+func (p *peer) heardFor(e *address) (t time.Time) {
 	for _, l := range p.links {
-		if now.Sub(l.heard()) < detection && (len(e.on) == 0 || slices.Contains(e.on, l.on)) {
-			return true
+		if len(e.on) == 0 || slices.Contains(e.on, l.on) {
+			t = latest(t, l.heard())
 		}
 	}
-	return false
+	return t
+}
+
+// present tells whether a node is heard where an address is answered.
+func (p *peer) present(now time.Time, e *address) bool {
+	return now.Sub(p.heardFor(e)) < detection
 }
 
 // later has the addresses of the holder decided on again.
