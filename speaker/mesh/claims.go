@@ -259,7 +259,7 @@ func (m *Machine) takeClaim(now time.Time, e *address, in *iface, c claim, relay
 	switch {
 	case c.beats(e.best), !relayed && c.by == e.best.by && c.term == e.best.term && c.rank == e.best.rank:
 		if c.term > e.best.term && !c.by.present(now, e) {
-			e.yielded.extend(now, yieldTime)
+			e.yielded.extend(now, yieldTime, yieldMax)
 		}
 		m.setBest(now, e, c)
 	case relayed:
@@ -291,6 +291,9 @@ func (m *Machine) takeOwn(now time.Time, e *address, in *iface, c claim) {
 		m.record(e)
 	case e.best.by == m.self:
 		m.say(e)
+	default:
+		// It was left to one whom the others don't heed.
+		m.release(e.addr, c.term)
 	}
 }
 

@@ -18,9 +18,10 @@ const (
 	// holdTime is how long a claim waits to be on record while there is
 	// nobody else to ask.
 	holdTime = 400 * time.Millisecond
-	// yieldTime is how long an address is left at first to a claimant that
-	// nobody here hears, but of whose claim somebody tells.
+	// yieldTime is how long an address is left to a claimant that nobody here
+	// hears, but of whose claim somebody tells; it doubles up to yieldMax.
 	yieldTime = time.Second
+	yieldMax  = 10 * time.Second
 	// dampTime is the least time between two claims of this node for an
 	// address whose owner works; it doubles up to dampMax.
 	dampTime = 10 * time.Second
@@ -35,11 +36,11 @@ type damping struct {
 }
 
 // extend forbids another claim for a time that is longer each time.
-func (d *damping) extend(now time.Time, first time.Duration) {
-	if now.Sub(d.next) > dampMax {
+func (d *damping) extend(now time.Time, first, most time.Duration) {
+	if now.Sub(d.next) > most {
 		d.pause = 0
 	}
-	d.pause = min(max(2*d.pause, first), dampMax)
+	d.pause = min(max(2*d.pause, first), most)
 	d.from, d.next = now, now.Add(d.pause)
 }
 
@@ -134,7 +135,7 @@ func (m *Machine) decidePlanned(now time.Time, e *address) {
 		}
 	}
 	if e.best.by != nil {
-		e.planned.extend(now, dampTime)
+		e.planned.extend(now, dampTime, dampMax)
 	}
 	m.claim(now, e, 0)
 }
@@ -251,6 +252,9 @@ func (m *Machine) findingsHeld(e *address) (claimable, absentSince time.Time) {
 // alone tells whether there is no third node that could know whether the
 // holder lives.
 func (m *Machine) alone(now time.Time, e *address) bool {
+	if len(e.on) == 0 {
+		return false
+	}
 	for _, p := range m.order {
 		if p == e.holder {
 			continue
@@ -316,7 +320,11 @@ func (m *Machine) heed(now time.Time, e *address) {
 			return
 		}
 		// It lives, and this node can't hear it.
-		e.left.extend(now, dampTime)
+		e.left.extend(now, dampTime, dampMax)
+		if e.best.by == m.self {
+			// Who hears this node, but not that claim, shall not wait for it.
+			m.release(e.addr, e.best.term)
+		}
 	}
 	if c.by == m.self {
 		c.mute = m.synced && len(e.on) == 0

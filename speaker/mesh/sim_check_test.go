@@ -5,6 +5,7 @@ package mesh
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"github.com/fairlead-lb/fairlead/speaker/link"
 )
@@ -16,6 +17,10 @@ const (
 	// answerBound is how long an address may go unanswered after a change,
 	// where there is a node that could answer.
 	answerBound = 1500 * ms
+	// cutBound is added to it while some nodes can't hear each other though
+	// they are on one network: claims then come by those between, and are
+	// given time.
+	cutBound = 2 * s
 	// reasonBound is how long ago a node's trouble may be to be the reason for
 	// which its address moves: who stands in does so for 10 s.
 	reasonBound = 13 * s
@@ -76,7 +81,7 @@ func (c *checker) begin() {
 	}
 }
 
-// look checks what goes on, every 20 ms.
+// look checks what goes on, every 25 ms.
 func (c *checker) look() {
 	for _, a := range c.w.api.sorted() {
 		k := c.addrs[a.addr]
@@ -87,7 +92,7 @@ func (c *checker) look() {
 		c.lookAtTwo(k)
 		c.lookForAnswer(k)
 	}
-	c.w.after(20*ms, c.look)
+	c.w.after(25*ms, c.look)
 }
 
 // answer is the MAC with which a node answers for an address.
@@ -157,11 +162,13 @@ func (c *checker) lookForAnswer(k *checked) {
 	for group := range 2 {
 		since, able, answered := int64(1)<<62, false, false
 		for _, n := range c.w.nodes {
-			if n.group[seg] != group {
-				continue
+			if n.group[seg] == group && !answered {
+				_, answered = n.answer(k.a)
 			}
-			if _, ok := n.answer(k.a); ok {
-				answered = true
+		}
+		for _, n := range c.w.nodes {
+			if answered || n.group[seg] != group {
+				continue
 			}
 			if t, ok := c.able(n, k); ok {
 				able = true
@@ -174,11 +181,44 @@ func (c *checker) lookForAnswer(k *checked) {
 		case k.unanswered[group] == 0:
 			k.unanswered[group] = c.w.now
 		default:
-			if from := max(k.unanswered[group], c.lastChange, since); c.w.now-from > answerBound {
+			if from := max(k.unanswered[group], c.lastChange, since); c.w.now-from > c.bound() {
+				c.tellViews(k)
 				c.fail("%v is answered by nobody in part %d since %.3f s", k.a.addr, group, float64(from)/1e9)
 			}
 		}
 	}
+}
+
+// tellViews logs what each speaker knows of an address.
+func (c *checker) tellViews(k *checked) {
+	for _, n := range c.w.nodes {
+		if !n.running() {
+			continue
+		}
+		e := n.m.addrs[k.a.addr]
+		if e == nil {
+			c.w.log("%s doesn't know %v", n.name, k.a.addr)
+			continue
+		}
+		best, _ := n.m.Claim(e.addr)
+		c.w.log("%s in part %d: best %v mute %v held by %s, reachable %v, able %v, successor %v, mine %v, patience %v", n.name,
+			n.group[k.a.segment], best, e.best.mute, e.holder.name, n.m.reachable, n.m.able(), e.successor, e.mine, e.yielded.next.Sub(epoch))
+		for _, p := range n.m.order {
+			for _, l := range p.links {
+				c.w.log("    %s on %s: %v, finding %d, heard %v, via %v, asks %d", p.name, l.on.Name, l.state(), l.verdict.finding,
+					l.last.Sub(epoch), l.via.Sub(epoch), l.ask.n)
+			}
+		}
+	}
+}
+
+func (c *checker) bound() int64 {
+	for _, from := range c.w.cut {
+		if slices.Contains(from, true) {
+			return answerBound + cutBound
+		}
+	}
+	return answerBound
 }
 
 // able tells whether a node could answer for an address, and since when it
@@ -199,6 +239,10 @@ func (c *checker) able(n *simNode, k *checked) (int64, bool) {
 		since = max(since, e.proposedAt.Sub(epoch).Nanoseconds()+int64(proposalTime))
 	}
 	if e.holder != n.m.self && e.holder != n.m.nobody {
+		if !e.holder.present(c.w.time(), e) {
+			// It claimed though nobody here hears it: it is given time.
+			since = max(since, e.patience(false).Sub(epoch).Nanoseconds())
+		}
 		heard := false
 		for _, l := range e.holder.links {
 			heard = heard || !l.heard().IsZero()

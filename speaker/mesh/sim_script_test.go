@@ -102,9 +102,9 @@ func (w *sim) play() string {
 	}
 	w.run(end)
 	w.heal()
-	w.run(end + 19*s)
+	w.run(end + 17*s)
 	w.check.still()
-	w.run(end + 22*s)
+	w.run(end + 19*s)
 	w.check.final()
 	return w.check.failed
 }

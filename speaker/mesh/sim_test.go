@@ -134,7 +134,7 @@ func wireAddr(segment, node int) netip.Addr {
 	return netip.AddrFrom4([4]byte{192, 168, byte(segment), byte(node + 1)})
 }
 
-func ifaceName(segment int) string { return fmt.Sprintf("eth%d", segment) }
+func ifaceName(segment int) string { return [...]string{"eth0", "eth1"}[segment] }
 
 // running says that the speaker does something.
 func (n *simNode) running() bool { return n.kernel && n.speaker && !n.paused }
@@ -320,7 +320,7 @@ func (n *simNode) flush() {
 	}
 	for _, a := range out.Answers {
 		n.answers[a.Addr] = a
-		if w.trace != nil {
+		if w.trace != nil { // spares a million conversions
 			w.log("%s answers %v: %v as %v", n.name, a.Addr, a.Interfaces, a.As)
 		}
 	}
