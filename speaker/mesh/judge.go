@@ -119,9 +119,6 @@ func (m *Machine) judge(now time.Time) {
 			living := now.Sub(l.heard()) < detection && m.effective(l.state()) == Synced
 			changed = changed || living != l.living
 			l.living = living
-			if len(p.claims) == 0 {
-				l.ask = asking{}
-			}
 			was := l.verdict.finding
 			m.examine(now, l, uptime)
 			if l.verdict.finding != was {
@@ -256,10 +253,8 @@ func (m *Machine) examineLonely(now time.Time, l *peerLink) finding {
 // ask asks the wire for a node, if this node has a use for the answer and it
 // is time. It tells whether answers can be expected.
 func (m *Machine) ask(now time.Time, l *peerLink) bool {
-	if len(l.peer.claims) == 0 || !m.able() || !l.on.Up {
-		return true
-	}
-	if !m.interested(l) {
+	if !l.on.Up || !m.able() || !m.interested(l) {
+		l.ask = asking{} // what was asked long ago is no basis later
 		return true
 	}
 	to := Ask{Interface: l.on.Index, Addr: l.wireAddr(), MAC: l.mac}

@@ -1,0 +1,372 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package mesh
+
+import (
+	"bytes"
+	"fmt"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"github.com/fairlead-lb/fairlead/speaker/link"
+)
+
+// fixed is a policy under which everybody may own everything, in the order of
+// names, and claimants stay.
+type fixed []string
+
+func (f fixed) Owner(_ netip.Addr, claimant string) string { return claimant }
+func (f fixed) Successors(netip.Addr) []string             { return f }
+
+// machine returns one that has been synced for long.
+func machine(c Config, f fixed, addrs ...Address) (*Machine, time.Time) {
+	now := epoch
+	m := New(c, f, now)
+	m.SetCluster(now, 7)
+	m.SetSegments(now, []Segment{{Index: 1, Name: "eth0", MAC: link.MAC{2, 1}, Up: true}})
+	m.SetAddresses(now, addrs, nil)
+	for range 200 {
+		now = now.Add(50 * time.Millisecond)
+		m.Tick(now)
+		m.Output()
+	}
+	return m, now
+}
+
+// other makes frames of another node.
+type other struct{ codec }
+
+func newOther(name string, key []byte) *other {
+	return &other{newCodec(Config{Node: name, Boot: 1, Key: key})}
+}
+
+func (o *other) hello(h hello, heard ...heard) []byte {
+	b := appendHello(o.begin(kindHello, 7), &h)
+	b[len(b)-1] = byte(len(heard))
+	for _, e := range heard {
+		b = appendHeard(b, e)
+	}
+	return o.end(b)
+}
+
+func (o *other) claims(words ...word) []byte {
+	b := append(o.begin(kindClaims, 7), 0, 0)
+	for i := range words {
+		b = appendWord(b, &words[i])
+	}
+	return o.end(b)
+}
+
+func packet(now time.Time, b []byte) Packet {
+	return Packet{Interface: 1, From: netip.MustParseAddr("192.168.0.9"), TTL: 255, At: now, Payload: b}
+}
+
+func TestFrames(t *testing.T) {
+	in := hello{state: LeavingDrain, uptime: 77, mac: link.MAC{1, 2, 3, 4, 5, 6}, claims: 9, digest: digest{3: 5}}
+	names := []heard{{node: hashName("a"), age: 3, state: Synced}, {node: hashName("b"), age: 75, state: Unsynced}}
+	for _, key := range [][]byte{nil, []byte("secret")} {
+		o := newOther("peer", key)
+		h, body, why, ok := o.open(o.hello(in, names...))
+		if !ok || h.kind != kindHello || string(h.node) != "peer" || h.seq != 1 || h.boot != 1 || h.cluster != 7 {
+			t.Fatalf("got %+v, %v %v", h, why, ok)
+		}
+		got, ok := decodeHello(body)
+		if !ok {
+			t.Fatal("hello not understood")
+		}
+		var list []heard
+		for b := got.heard; len(b) > 0; {
+			var e heard
+			e, b = nextHeard(b)
+			list = append(list, e)
+		}
+		got.heard = nil
+		if diff := cmp.Diff(in, got, cmp.AllowUnexported(hello{})); diff != "" {
+			t.Errorf("hello (-want +got):\n%s", diff)
+		}
+		if diff := cmp.Diff(names, list, cmp.AllowUnexported(heard{})); diff != "" {
+			t.Errorf("heard (-want +got):\n%s", diff)
+		}
+	}
+}
+
+func TestClaimWords(t *testing.T) {
+	in := []word{
+		{addr: netip.MustParseAddr("10.0.0.1"), term: 1},
+		{addr: netip.MustParseAddr("fd00::1"), term: maxTerm, rank: 255, mute: true},
+		{addr: netip.MustParseAddr("10.0.0.2"), term: 300, rank: 1, node: []byte("relayed")},
+		{addr: netip.MustParseAddr("10.0.0.3"), term: 5, released: true},
+	}
+	o := newOther("peer", nil)
+	_, body, _, _ := o.open(o.claims(in...))
+	_, words, ok := decodeClaims(body)
+	var out []word
+	for len(words) > 0 && ok {
+		var w word
+		w, words, ok = nextWord(words)
+		out = append(out, w)
+	}
+	if diff := cmp.Diff(in, out, cmp.AllowUnexported(word{}), cmpopts.EquateComparable(netip.Addr{})); diff != "" {
+		t.Errorf("claims (-want +got):\n%s", diff)
+	}
+}
+
+func TestDrops(t *testing.T) {
+	good := func(o *other, now time.Time) Packet { return packet(now, o.hello(hello{state: Synced})) }
+	for name, tt := range map[string]struct {
+		packet func(o *other, now time.Time) Packet
+		want   Drop
+	}{
+		"short":     {func(_ *other, now time.Time) Packet { return packet(now, []byte("FLM")) }, DropMalformed},
+		"long":      {func(_ *other, now time.Time) Packet { return packet(now, make([]byte, 9000)) }, DropMalformed},
+		"ttl":       {func(o *other, now time.Time) Packet { p := good(o, now); p.TTL = 254; return p }, DropTTL},
+		"interface": {func(o *other, now time.Time) Packet { p := good(o, now); p.Interface = 2; return p }, DropInterface},
+		"stale": {func(o *other, now time.Time) Packet {
+			p := good(o, now)
+			p.At = now.Add(-301 * time.Millisecond)
+			return p
+		}, DropStale},
+		"version":   {func(o *other, now time.Time) Packet { p := good(o, now); p.Payload[3]++; return p }, DropVersion},
+		"unsigned":  {func(_ *other, now time.Time) Packet { return good(newOther("peer", nil), now) }, DropSignature},
+		"other key": {func(_ *other, now time.Time) Packet { return good(newOther("peer", []byte("x")), now) }, DropSignature},
+		"changed":   {func(o *other, now time.Time) Packet { p := good(o, now); p.Payload[40]++; return p }, DropSignature},
+		"own":       {func(_ *other, now time.Time) Packet { return good(newOther("me", []byte("key")), now) }, DropOwn},
+		"cluster": {func(o *other, now time.Time) Packet {
+			return packet(now, o.end(appendHello(o.begin(kindHello, 8), &hello{})))
+		}, DropCluster},
+		"cut short": {func(o *other, now time.Time) Packet { return packet(now, o.end(o.begin(kindHello, 7))) }, DropMalformed},
+		"kind":      {func(o *other, now time.Time) Packet { return packet(now, o.end(o.begin(99, 7))) }, DropMalformed},
+	} {
+		t.Run(name, func(t *testing.T) {
+			m, now := machine(Config{Node: "me", Boot: 3, Key: []byte("key")}, fixed{"me"})
+			o := newOther("peer", []byte("key"))
+			m.Receive(now, tt.packet(o, now))
+			var want Drops
+			want[tt.want] = 1
+			if diff := cmp.Diff(want, m.Drops()); diff != "" {
+				t.Errorf("drops (-want +got), %v expected:\n%s", tt.want, diff)
+			}
+		})
+	}
+}
+
+// Frames that were sent before are not taken again, neither those of a boot
+// that the node has left.
+func TestReplay(t *testing.T) {
+	m, now := machine(Config{Node: "me", Boot: 3}, fixed{"me"})
+	o := newOther("peer", nil)
+	first := o.hello(hello{state: Synced})
+	m.Receive(now, packet(now, first))
+	m.Receive(now, packet(now, first))
+	for range 100 {
+		m.Receive(now, packet(now, o.hello(hello{state: Synced})))
+	}
+	m.Receive(now, packet(now, first))
+	o.boot, o.seq = 2, 0
+	m.Receive(now, packet(now, o.hello(hello{state: Synced})))
+	m.Receive(now, packet(now, first))
+	var want Drops
+	want[DropDuplicate], want[DropReplay] = 1, 2
+	if diff := cmp.Diff(want, m.Drops()); diff != "" {
+		t.Errorf("drops (-want +got):\n%s", diff)
+	}
+}
+
+// A mute owner is replaced once a third node confirms it, not before.
+func TestSuspicion(t *testing.T) {
+	vip := netip.MustParseAddr("10.0.0.1")
+	m, now := machine(Config{Node: "b", Boot: 3}, fixed{"b", "c"},
+		Address{Addr: vip, Interfaces: []string{"eth0"}, Recorded: Claim{Node: "a", Term: 4}})
+	a, c := newOther("a", nil), newOther("c", nil)
+	for range 5 {
+		now = now.Add(50 * time.Millisecond)
+		for _, o := range []*other{a, c} {
+			m.Receive(now, packet(now, o.hello(hello{state: Synced}, heard{node: hashName("b"), state: Synced})))
+		}
+		m.Tick(now)
+	}
+	m.Output()
+	m.Suspect(now, vip)
+	if out := m.Output(); len(out.Frames) != 1 || len(out.Record) != 0 {
+		t.Fatalf("got %+v, want a word to the others and no claim", out)
+	}
+	say := func(o *other) {
+		b := appendWord(o.begin(kindConfirm, 7), &word{addr: vip, term: 4, node: []byte("a")})
+		m.Receive(now, packet(now, o.end(append(b, 1, 'b'))))
+	}
+	say(a)
+	if got, _ := m.Claim(vip); got.Node != "a" {
+		t.Fatalf("the suspect's own word was taken: %v", got)
+	}
+	say(c)
+	if got, _ := m.Claim(vip); got.Node != "b" || got.Term != 5 {
+		t.Fatalf("got %v, want term 5 by b", got)
+	}
+}
+
+// What frames alone can make a machine remember is limited.
+func TestBounds(t *testing.T) {
+	m, now := machine(Config{Node: "me", Boot: 3}, fixed{"me"})
+	for i := range 3 * maxStrangers {
+		m.Receive(now, packet(now, newOther(fmt.Sprint("stranger-", i), nil).hello(hello{state: Synced})))
+	}
+	if n := len(m.order); n > maxStrangers+1 {
+		t.Errorf("%d peers", n)
+	}
+	o := newOther("stranger-1", nil)
+	for i := range maxAddresses/100 + 20 {
+		var words []word
+		for j := range 100 {
+			words = append(words, word{addr: netip.AddrFrom4([4]byte{10, byte(j), byte(i >> 8), byte(i)}), term: 1})
+		}
+		m.Receive(now, packet(now, o.claims(words...)))
+	}
+	if n := len(m.addrs); n > maxAddresses {
+		t.Errorf("%d addresses", n)
+	}
+	if m.Drops()[DropFull] == 0 {
+		t.Error("nothing was dropped")
+	}
+}
+
+func FuzzReceive(f *testing.F) {
+	o := newOther("peer", nil)
+	f.Add(o.hello(hello{state: Synced, claims: 1, digest: digest{1}}, heard{node: 1, age: 2, state: Synced}))
+	f.Add(o.claims(word{addr: netip.MustParseAddr("10.0.0.1"), term: 3}, word{addr: netip.MustParseAddr("fd00::1"), term: 9, node: []byte("x")}))
+	f.Add(o.end(append(o.begin(kindRequest, 7), 2, 'm', 'e', 255, 255)))
+	f.Add(o.end(append(appendWord(o.begin(kindSuspect, 7), &word{addr: netip.MustParseAddr("10.0.0.1"), term: 1, node: []byte("x")}), 1, 'y')))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		m, now := machine(Config{Node: "me", Boot: 3}, fixed{"me"}, Address{Addr: netip.MustParseAddr("10.0.0.1"), Interfaces: []string{"eth0"}, Proposed: "x"})
+		was := bytes.Clone(b)
+		for range 3 {
+			m.Receive(now, packet(now, b))
+			now = now.Add(50 * time.Millisecond)
+			m.Tick(now)
+			for _, out := range m.Output().Frames {
+				if len(out.Payload) > maxFrame {
+					t.Errorf("a frame of %d bytes", len(out.Payload))
+				}
+			}
+		}
+		if !bytes.Equal(was, b) {
+			t.Error("the payload was changed")
+		}
+		if len(m.addrs) > 1+maxFrame/7 || len(m.order) > 3+maxFrame/8 {
+			t.Errorf("one frame made %d addresses and %d peers", len(m.addrs), len(m.order))
+		}
+	})
+}
+
+// mature gives a machine peers that hear each other, with claims of the first.
+func mature(b *testing.B, peers, addresses int) (*Machine, []*other, time.Time) {
+	names := fixed{"me"}
+	var all []*other
+	for i := range peers {
+		all = append(all, newOther(fmt.Sprintf("peer-%03d", i), nil))
+		names = append(names, all[i].node)
+	}
+	var list []Address
+	for i := range addresses {
+		list = append(list, Address{
+			Addr:       netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)}),
+			Interfaces: []string{"eth0"}, Recorded: Claim{Node: "peer-000", Term: 1},
+		})
+	}
+	m, now := machine(Config{Node: "me", Boot: 3}, names, list...)
+	hear(m, all, &now, 500*time.Millisecond)
+	return m, all, now
+}
+
+// hear has hellos of the peers arrive for some time.
+func hear(m *Machine, from []*other, now *time.Time, d time.Duration) {
+	var set []heard
+	for _, o := range from[:min(len(from), 100)] {
+		set = append(set, heard{node: hashName(o.node), age: 5, state: Synced})
+	}
+	for end := now.Add(d); now.Before(end); {
+		*now = now.Add(50 * time.Millisecond)
+		for _, o := range from {
+			m.Receive(*now, packet(*now, o.hello(hello{state: Synced, uptime: 100, digest: m.peers[o.node].digest2()}, set...)))
+		}
+		m.Tick(*now)
+		m.Output()
+	}
+}
+
+// digest2 is what a peer says that has just what is known of it.
+func (p *peer) digest2() digest {
+	if p == nil {
+		return digest{}
+	}
+	return p.digest
+}
+
+func BenchmarkReceiveHello(b *testing.B) {
+	for _, n := range []int{3, 16, 100} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			m, all, now := mature(b, n, 100)
+			o := all[n-1]
+			var set []heard
+			for _, p := range all {
+				set = append(set, heard{node: hashName(p.node), age: 5, state: Synced})
+			}
+			frame := o.hello(hello{state: Synced, uptime: 100, digest: m.peers[o.node].digest}, set...)
+			p := packet(now, frame)
+			b.ReportAllocs()
+			for b.Loop() {
+				o.seq++
+				for i := range 8 { // the sequence number in place
+					frame[22+i] = byte(o.seq >> (56 - 8*i))
+				}
+				m.Receive(now, p)
+			}
+		})
+	}
+}
+
+func BenchmarkTick(b *testing.B) {
+	for _, n := range []int{16, 100} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			m, _, now := mature(b, n, 1000)
+			b.ReportAllocs()
+			for b.Loop() {
+				m.Tick(now)
+				m.Output()
+			}
+		})
+	}
+}
+
+// BenchmarkTakeover measures the tick in which an owner of 10,000 addresses is
+// found dead.
+func BenchmarkTakeover(b *testing.B) {
+	for b.Loop() {
+		b.StopTimer()
+		m, all, now := mature(b, 3, 10000)
+		hear(m, all, &now, 2*time.Second)
+		records := 0
+		var longest time.Duration
+		b.StartTimer()
+		for range 40 {
+			b.StopTimer()
+			now = now.Add(25 * time.Millisecond)
+			for _, o := range all[1:] {
+				m.Receive(now, packet(now, o.hello(hello{state: Synced, uptime: 100})))
+			}
+			b.StartTimer()
+			began := time.Now()
+			m.Tick(now)
+			out := m.Output()
+			longest = max(longest, time.Since(began))
+			records += len(out.Record)
+		}
+		if records != 10000 {
+			b.Fatalf("%d claims", records)
+		}
+		b.ReportMetric(float64(longest.Microseconds())/1000, "longest-ms")
+	}
+}
