@@ -7,6 +7,7 @@ VERSION ?= 0.1.0
 IMAGE   ?= fairlead:$(VERSION)
 LAB     ?= default
 NODES   ?= 3
+SCHEDULES ?= 100000
 
 
 .PHONY: help
@@ -29,13 +30,17 @@ e2e: build ## Run the lab's own tests and the end-to-end suite on a lab
 	go test -race -count=1 -timeout 20m -p 1 ./test/lab/...
 	go test -count=1 -timeout 30m -p 1 ./test/e2e/...
 
+.PHONY: simulate
+simulate: ## Run 100,000 random schedules of failures against the mesh (SCHEDULES=n)
+	go test -v -count=1 -timeout 3h -run TestSchedules ./speaker/mesh -schedules $(SCHEDULES)
+
 .PHONY: crash
 crash: build ## Kill the controller at random moments of 500 operations, 20 times over
 	FAIRLEAD_E2E_BIN=$(CURDIR)/bin FAIRLEAD_E2E_CRASH_ROUNDS=20 go test -v -count=1 -timeout 30m ./test/e2e -ginkgo.focus 'killed again and again'
 
 .PHONY: bench
 bench: build ## Run the benchmarks, and 5,000 Services at once on a lab
-	go test -run '^$$' -bench . -benchmem ./ipam ./plan ./speaker/l2
+	go test -run '^$$' -bench . -benchmem ./ipam ./plan ./speaker/l2 ./speaker/mesh
 	go run ./test/bench
 
 .PHONY: bench-failover
