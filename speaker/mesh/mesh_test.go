@@ -233,32 +233,71 @@ func TestBounds(t *testing.T) {
 	}
 }
 
+// FuzzReceive gives a machine any frame.
 func FuzzReceive(f *testing.F) {
 	o := newOther("peer", nil)
 	f.Add(o.hello(hello{state: Synced, claims: 1, digest: digest{1}}, heard{node: 1, age: 2, state: Synced}))
-	f.Add(o.claims(word{addr: netip.MustParseAddr("10.0.0.1"), term: 3}, word{addr: netip.MustParseAddr("fd00::1"), term: 9, node: []byte("x")}))
-	f.Add(o.end(append(o.begin(kindRequest, 7), 2, 'm', 'e', 255, 255)))
-	f.Add(o.end(append(appendWord(o.begin(kindSuspect, 7), &word{addr: netip.MustParseAddr("10.0.0.1"), term: 1, node: []byte("x")}), 1, 'y')))
-	f.Fuzz(func(t *testing.T, b []byte) {
-		m, now := machine(Config{Node: "me", Boot: 3}, fixed{"me"}, Address{Addr: netip.MustParseAddr("10.0.0.1"), Interfaces: []string{"eth0"}, Proposed: "x"})
-		was := bytes.Clone(b)
-		for range 3 {
-			m.Receive(now, packet(now, b))
-			now = now.Add(50 * time.Millisecond)
-			m.Tick(now)
-			for _, out := range m.Output().Frames {
-				if len(out.Payload) > maxFrame {
-					t.Errorf("a frame of %d bytes", len(out.Payload))
-				}
+	f.Add(o.claims(word{addr: netip.MustParseAddr("10.0.0.1"), term: 3}))
+	f.Fuzz(func(t *testing.T, b []byte) { receiveAny(t, b) })
+}
+
+// FuzzBody gives a machine any body in a proper frame.
+func FuzzBody(f *testing.F) {
+	addr := netip.MustParseAddr("10.0.0.1")
+	for k, frame := range map[kind]func(*other) []byte{
+		kindHello: func(o *other) []byte {
+			return o.hello(hello{state: Synced, digest: digest{1}}, heard{node: 1, age: 2, state: Synced})
+		},
+		kindClaims: func(o *other) []byte {
+			return o.claims(word{addr: addr, term: 3, released: true}, word{addr: netip.MustParseAddr("fd00::1"), term: 9, node: []byte("me")})
+		},
+		kindRequest: func(o *other) []byte { return append(o.begin(kindRequest, 7), 2, 'm', 'e', 255, 255) },
+		kindSuspect: func(o *other) []byte {
+			return append(appendWord(o.begin(kindSuspect, 7), &word{addr: addr, term: 1, node: []byte("x")}), 4, 'p', 'e', 'e', 'r')
+		},
+	} {
+		o := newOther("peer", nil)
+		f.Add(byte(k), frame(o)[headerSize+len(o.node):])
+	}
+	f.Fuzz(func(t *testing.T, k byte, body []byte) {
+		o := newOther("peer", nil)
+		receiveAny(t, append(o.begin(kind(k), 7), body...))
+	})
+}
+
+// receiveAny has a machine receive a frame, and looks that it stays sound.
+func receiveAny(t *testing.T, b []byte) {
+	now := epoch.Add(time.Hour)
+	m := New(Config{Node: "me", Boot: 3}, fixed{"me"}, epoch)
+	m.SetCluster(epoch, 7)
+	m.SetSegments(epoch, []Segment{{Index: 1, Name: "eth0", MAC: link.MAC{2, 1}, Up: true}})
+	m.SetAddresses(epoch, []Address{{Addr: netip.MustParseAddr("10.0.0.1"), Interfaces: []string{"eth0"}, Proposed: "x"}}, nil)
+	was := bytes.Clone(b)
+	for range 3 {
+		m.Receive(now, packet(now, b))
+		now = now.Add(50 * time.Millisecond)
+		m.Tick(now)
+		for _, out := range m.Output().Frames {
+			if len(out.Payload) > maxFrame {
+				t.Errorf("a frame of %d bytes", len(out.Payload))
 			}
 		}
-		if !bytes.Equal(was, b) {
-			t.Error("the payload was changed")
+	}
+	if !bytes.Equal(was, b) {
+		t.Error("the payload was changed")
+	}
+	if len(m.addrs) > 1+maxFrame/7 || len(m.order) > 3+maxFrame/8 {
+		t.Errorf("one frame made %d addresses and %d peers", len(m.addrs), len(m.order))
+	}
+	var digests digest
+	for _, e := range m.addrs {
+		if c := e.best; c.by == m.self {
+			digests[bucketOf(e.addr)] ^= hashClaim(e.addr, c.term, c.rank, c.mute)
 		}
-		if len(m.addrs) > 1+maxFrame/7 || len(m.order) > 3+maxFrame/8 {
-			t.Errorf("one frame made %d addresses and %d peers", len(m.addrs), len(m.order))
-		}
-	})
+	}
+	if digests != m.self.digest {
+		t.Error("the digest is not that of the claims")
+	}
 }
 
 // mature gives a machine peers that hear each other, with claims of the first.
