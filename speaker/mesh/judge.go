@@ -117,8 +117,9 @@ func (m *Machine) judge(now time.Time) {
 	for _, p := range m.order {
 		for _, l := range p.links {
 			living := now.Sub(l.heard()) < detection && m.effective(l.state()) == Synced
-			changed = changed || living != l.living
-			l.living = living
+			hears := l.hears(now)
+			changed = changed || living != l.living || hears != l.heardNow
+			l.living, l.heardNow = living, hears
 			was := l.verdict.finding
 			m.examine(now, l, uptime)
 			if l.verdict.finding != was {

@@ -89,6 +89,8 @@ type peerLink struct {
 	verdict verdict
 	// living says that it is heard and could take over addresses.
 	living bool
+	// heardNow is what hears was at the last tick.
+	heardNow bool
 }
 
 // node returns the peer of a name, and makes it if it is not there.

@@ -108,12 +108,16 @@ func (n *simNode) answer(a *simAddress) (link.MAC, bool) {
 	return mac, ok
 }
 
-// tell says that what one of two nodes says gets to the other.
-func (c *checker) tell(a, b *simNode, segment int) bool {
-	w := c.w
+// tell says that what one of two nodes says gets to the other. To who only
+// stands in nobody relays: it claims nothing that could be contradicted.
+func (c *checker) tell(a, b *simNode, k *checked) bool {
+	w, segment := c.w, k.a.segment
 	both := func(a, b *simNode) bool { return w.connected(a, b, segment) && w.connected(b, a, segment) }
 	if both(a, b) {
 		return true
+	}
+	if a.answers[k.a.addr].For != "" || b.answers[k.a.addr].For != "" {
+		return false
 	}
 	for _, x := range w.nodes {
 		if x != a && x != b && x.running() && x.synced >= 0 && w.now-x.synced > s && both(a, x) && both(x, b) {
@@ -137,7 +141,7 @@ func (c *checker) lookAtTwo(k *checked) {
 	seen := map[[2]int]bool{}
 	for i, x := range all {
 		for _, y := range all[i+1:] {
-			if x.mac == y.mac || x.n.group[k.a.segment] != y.n.group[k.a.segment] || !c.tell(x.n, y.n, k.a.segment) {
+			if x.mac == y.mac || x.n.group[k.a.segment] != y.n.group[k.a.segment] || !c.tell(x.n, y.n, k) {
 				continue
 			}
 			id := [2]int{x.n.i, y.n.i}

@@ -197,7 +197,7 @@ func (w *sim) trouble() {
 		w.leave(n)
 	case 12:
 		w.log("%s: clock jumps", n.name)
-		n.jump = 3 + w.rng.IntN(20)
+		n.jump = 1 + w.rng.IntN(2) // those on their way
 		n.disturb()
 	case 13:
 		w.log("new address")
