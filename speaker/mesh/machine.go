@@ -161,7 +161,8 @@ func (m *Machine) SetPeers(now time.Time, all []Peer) {
 }
 
 // SetAddresses tells what changed in the cluster's addresses. The first call
-// tells all of them, and makes the speaker synced.
+// tells all of them, and makes the speaker synced; SetSegments and SetPeers
+// come before it, so that the node knows where it can answer.
 func (m *Machine) SetAddresses(now time.Time, changed []Address, gone []netip.Addr) {
 	m.wake(now)
 	first := !m.synced

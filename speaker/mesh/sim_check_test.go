@@ -259,10 +259,11 @@ func (c *checker) able(n *simNode, k *checked) (int64, bool) {
 	return since, true
 }
 
-// alone tells whether a node hears nobody.
+// alone tells whether a node hears nobody. The hellos of a speaker that doesn't
+// know its cluster yet count for nothing.
 func (c *checker) alone(n *simNode, segment int) bool {
 	for _, o := range c.w.nodes {
-		if o != n && o.running() && c.w.connected(o, n, segment) {
+		if o != n && o.running() && o.synced >= 0 && c.w.connected(o, n, segment) {
 			return false
 		}
 	}
