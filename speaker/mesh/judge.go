@@ -28,6 +28,9 @@ const (
 	// that after one with a reply, or once there were many without.
 	askRetry = 30 * time.Millisecond
 	askPause = 100 * time.Millisecond
+	// askSeldomly is the pause once nobody has replied for askLong.
+	askSeldomly = time.Second
+	askLong     = 3 * time.Second
 	// unanswered is how long asks may go without a reply.
 	unanswered = 300 * time.Millisecond
 	// replyTime is what a reply may take.
@@ -241,8 +244,8 @@ func (m *Machine) examineLonely(now time.Time, l *peerLink) finding {
 	if !m.ask(now, l) {
 		return alive
 	}
-	if now.Before(deaf) || now.Before(l.ask.from.Add(unanswered)) {
-		m.at(deaf)
+	if sure := latest(deaf, l.ask.from.Add(unanswered)); l.ask.n == 0 || now.Before(sure) {
+		m.at(latest(sure, now.Add(time.Millisecond)))
 		return alive
 	}
 	if now.Sub(l.ask.answered) < unanswered {
@@ -264,8 +267,14 @@ func (m *Machine) ask(now time.Time, l *peerLink) bool {
 	}
 	a := &l.ask
 	pause := askRetry
-	if a.answered.After(a.last) || now.Sub(a.from) > unanswered && l.verdict.finding != absent {
+	switch since := now.Sub(a.from); {
+	case a.answered.After(a.last):
 		pause = askPause
+	case l.verdict.finding == absent || since <= unanswered:
+	case since <= askLong:
+		pause = askPause
+	default:
+		pause = askSeldomly
 	}
 	if a.n > 0 && now.Sub(a.last) < pause {
 		m.at(a.last.Add(pause))
