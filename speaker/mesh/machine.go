@@ -104,7 +104,6 @@ func (m *Machine) SetSegments(now time.Time, all []Segment) {
 		m.byIndex[s.Index] = i
 		if risen {
 			m.restart(now, i)
-			i.sent = time.Time{}
 			m.helloDue = now
 		}
 	}

@@ -208,6 +208,77 @@ func TestSuspicion(t *testing.T) {
 	}
 }
 
+// Who is asked to look confirms what a peer suspects, once.
+func TestConfirm(t *testing.T) {
+	vip := netip.MustParseAddr("10.0.0.1")
+	m, now := machine(Config{Node: "c", Boot: 3}, fixed{"b", "c"},
+		Address{Addr: vip, Interfaces: []string{"eth0"}, Recorded: Claim{Node: "a", Term: 4}})
+	m.Confirm(now, vip)
+	if out := m.Output(); len(out.Frames) != 0 {
+		t.Fatalf("confirmed what nobody suspects: %+v", out)
+	}
+	b := newOther("b", nil)
+	suspect := func() []byte {
+		f := appendWord(b.begin(kindSuspect, 7), &word{addr: vip, term: 4, node: []byte("a")})
+		return b.end(append(f, 1, 'b'))
+	}
+	m.Receive(now, packet(now, suspect()))
+	m.Receive(now, packet(now, suspect()))
+	if diff := cmp.Diff([]netip.Addr{vip}, m.Output().Probe, cmpopts.EquateComparable(netip.Addr{})); diff != "" {
+		t.Fatalf("probes (-want +got):\n%s", diff)
+	}
+	m.Confirm(now, vip)
+	out := m.Output()
+	if len(out.Frames) != 1 {
+		t.Fatalf("got %+v, want one frame", out)
+	}
+	h, body, _, _ := b.open(out.Frames[0].Payload)
+	w, by, ok := decodeSuspicion(body)
+	if !ok || h.kind != kindConfirm || w.addr != vip || w.term != 4 || string(by) != "b" {
+		t.Errorf("got kind %d, %+v by %s", h.kind, w, by)
+	}
+}
+
+func TestUnicast(t *testing.T) {
+	m, now := machine(Config{Node: "me", Boot: 3, Unicast: true}, fixed{"me"})
+	a, b := netip.MustParseAddr("192.168.0.1"), netip.MustParseAddr("192.168.0.2")
+	m.SetPeers(now, []Peer{{Node: "me", Endpoints: []Endpoint{{1, netip.MustParseAddr("192.168.0.3")}}},
+		{Node: "x", Endpoints: []Endpoint{{2, b}, {1, a}}}, {Node: "y", Endpoints: []Endpoint{{1, b}}}})
+	now = now.Add(interval)
+	m.Tick(now)
+	var to []netip.Addr
+	for _, f := range m.Output().Frames {
+		to = append(to, f.To)
+	}
+	if diff := cmp.Diff([]netip.Addr{a, b}, to, cmpopts.EquateComparable(netip.Addr{})); diff != "" {
+		t.Errorf("receivers (-want +got):\n%s", diff)
+	}
+}
+
+// After a stall nobody is judged by what was not heard in it, and own
+// addresses are not answered for a moment.
+func TestStall(t *testing.T) {
+	vip := netip.MustParseAddr("10.0.0.1")
+	m, now := machine(Config{Node: "me", Boot: 3}, fixed{"me"},
+		Address{Addr: vip, Interfaces: []string{"eth0"}, Recorded: Claim{Node: "me", Term: 4}},
+		Address{Addr: vip.Next(), Interfaces: []string{"eth0"}, Recorded: Claim{Node: "peer", Term: 4}})
+	hear(m, []*other{newOther("peer", nil)}, &now, time.Second)
+	now = now.Add(2 * time.Second)
+	m.Received(now, 1, now)
+	m.Tick(now)
+	out := m.Output()
+	if len(out.Answers) != 1 || out.Answers[0].Addr != vip || len(out.Answers[0].Interfaces) != 0 || len(out.Record) != 0 {
+		t.Errorf("got %+v, want silence", out)
+	}
+	if m.Stalls() != 1 {
+		t.Errorf("%d stalls", m.Stalls())
+	}
+	got := m.Peers(now)
+	if len(got) != 1 || got[0].Node != "peer" || got[0].Heard || got[0].State != Synced || got[0].Claims != 1 {
+		t.Errorf("peers: %+v", got)
+	}
+}
+
 // What frames alone can make a machine remember is limited.
 func TestBounds(t *testing.T) {
 	m, now := machine(Config{Node: "me", Boot: 3}, fixed{"me"})

@@ -207,3 +207,77 @@ func TestPausedOwner(t *testing.T) {
 		t.Errorf("term %d on record", a.record.Term)
 	}
 }
+
+// An owner that sends but receives nothing can't answer, and is replaced.
+func TestDeafOwner(t *testing.T) {
+	w, a, owner := calm(t, 1, 3)
+	for _, n := range w.nodes[1:] {
+		w.cut[n.i][owner.i] = true
+	}
+	for end := w.now + 2*s; w.now < end; {
+		w.run(w.now + ms)
+	}
+	for _, n := range w.nodes[1:] {
+		if best, _ := n.m.Claim(a.addr); best.Node == "a" {
+			t.Errorf("%s still takes the deaf node for the owner", n.name)
+		}
+	}
+}
+
+// An owner that loses the network of an address, but not its interface, hands
+// the address over at once.
+func TestMuteOwner(t *testing.T) {
+	w, a, owner := calm(t, 1, 3)
+	owner.unfit = true
+	owner.m.SetAddresses(w.time(), owner.view.addresses(), nil)
+	owner.flush()
+	took := w.until(t, a, s, func(n string) bool { return n != "a" })
+	if took > 50*time.Millisecond {
+		t.Errorf("took %v", took)
+	}
+}
+
+// A speaker that restarts without the API server learns from its peers what it
+// claimed in its former life.
+func TestFormerLife(t *testing.T) {
+	w, a, owner := calm(t, 1, 3)
+	w.api.down = true
+	for _, n := range w.nodes {
+		n.reach()
+		n.file = true
+	}
+	owner.end()
+	owner.kernel = false
+	w.until(t, a, 2*s, func(n string) bool { return n != "a" })
+	next := w.byName(w.who(a)[0])
+	w.run(w.now + s)
+	next.end()
+	w.run(w.now + 2*s)
+	next.begin()
+	w.run(w.now + 2*s)
+	if got := w.who(a); !slices.Equal(got, []string{next.name}) {
+		t.Errorf("answered by %v, want %s", got, next.name)
+	}
+	if best, _ := next.m.Claim(a.addr); best.Node != next.name || best.Term != 2 {
+		t.Errorf("it claims %v, want term 2", best)
+	}
+}
+
+// An address that goes is answered by nobody, and nothing remains of it; when
+// it comes back it is claimed anew.
+func TestAddressGone(t *testing.T) {
+	w, a, _ := calm(t, 1, 3)
+	delete(w.api.addresses, a.addr)
+	w.changed(a.addr)
+	w.run(w.now + s)
+	for _, n := range w.nodes {
+		if _, ok := n.answer(a); ok || n.m.addrs[a.addr] != nil {
+			t.Errorf("%s answers %v and knows %+v", n.name, ok, n.m.addrs[a.addr])
+		}
+	}
+	again := &simAddress{addr: a.addr, proposed: 1}
+	w.api.addresses[a.addr] = again
+	w.check.add(again)
+	w.changed(a.addr)
+	w.until(t, again, s, func(n string) bool { return n == "b" })
+}

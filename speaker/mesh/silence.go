@@ -34,8 +34,7 @@ type iface struct {
 
 	silent      bool
 	silentSince time.Time
-	introduced  time.Time // silent at least until then, if nobody is known
-	sent        time.Time // the last hello
+	introduced  time.Time // silent at least until then
 }
 
 // received notes that a frame came in.
