@@ -27,6 +27,7 @@ type port struct {
 	link    link.Link // as of the last Set: only for those who hold the Responder's lock
 	deadman *deadman
 	sighted func(Sighting)
+	silent  atomic.Bool
 
 	start time.Time
 	heard atomic.Int64 // when a frame came last, in nanoseconds since start; 0 for never
@@ -190,7 +191,7 @@ func (p *port) announce(ctx context.Context) {
 func (p *port) announceNext(now time.Time, buf []byte) (frames int, wait time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if !p.deadman.alive(now) {
+	if !p.deadman.alive(now) || p.silent.Load() {
 		return 0, -1
 	}
 	addr, wait, ok := p.schedule.take(now)

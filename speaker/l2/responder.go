@@ -89,6 +89,8 @@ type Responder struct {
 	wants map[netip.Addr]Want
 	users map[Place]int // how many wants name it
 	ports map[int]*port // by interface index
+	// silent are the names of interfaces on which nothing is answered for now.
+	silent []string
 }
 
 // New returns a Responder that does nothing before Set. Outside of tests the
@@ -142,6 +144,7 @@ func (r *Responder) Set(links []link.Link, desired map[netip.Addr]Want) map[Plac
 		p := r.ports[index]
 		if p == nil {
 			p = newPort(r.log, l, r.deadman, r.sighted)
+			p.silence(slices.Contains(r.silent, l.Name))
 			r.ports[index] = p
 		}
 		p.link = l

@@ -144,7 +144,7 @@ func (w *wire) handle(frame []byte, at time.Time, out []byte) {
 	as, owned := w.table.owned[m.target]
 	switch {
 	case !owned:
-	case age > maxAge || !w.port.deadman.alive(now):
+	case age > maxAge || !w.port.deadman.alive(now) || as.ours() && w.port.silent.Load():
 		w.count.late.Inc()
 	case w.send(w.answer(out, m, as)):
 		w.count.replies.Inc()

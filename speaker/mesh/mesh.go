@@ -123,6 +123,12 @@ type Output struct {
 	Asks []Ask
 	// Answers are the addresses for which it changed how they are answered.
 	Answers []Answer
+	// Silent are the names of the interfaces on which own addresses are not
+	// answered for the moment, whatever Answers say; it is complete each time.
+	Silent []string
+	// Refresh are the names of the interfaces on which all own addresses are to
+	// be announced again: two parts of the network have found each other.
+	Refresh []string
 	// Announce are addresses that are to be announced again: somebody else
 	// answered for them until now.
 	Announce []netip.Addr
@@ -155,7 +161,7 @@ type Ask struct {
 type Answer struct {
 	Addr netip.Addr
 	// Interfaces are those on which to answer with their own MAC, and to
-	// announce. Don't change the slice.
+	// announce, except while they are Silent. Don't change the slice.
 	Interfaces []string
 	// As are those on which to answer with the MAC of the node For, and to
 	// announce nothing.

@@ -33,6 +33,7 @@ type iface struct {
 	lastFrame time.Time
 
 	silent      bool
+	healing     bool // silent because a peer was not heard for some time
 	silentSince time.Time
 	introduced  time.Time // silent at least until then
 }
@@ -74,7 +75,6 @@ func (m *Machine) silence(now time.Time, i *iface, introduction time.Duration) {
 	i.silent = true
 	i.silentSince = now
 	i.introduced = now.Add(introduction)
-	m.changeOwn(i)
 	m.at(now)
 }
 
@@ -83,6 +83,7 @@ func (m *Machine) healed(now time.Time, p *peer, l *peerLink) {
 	p.askPause = 0
 	if p.answers() && p.told != p.digest && !l.on.silent && now.Sub(l.on.silentSince) > settlePause {
 		m.silence(now, l.on, 0)
+		l.on.healing = true
 	}
 	m.at(now)
 }
@@ -102,7 +103,10 @@ func (m *Machine) listen(now time.Time) {
 			continue
 		}
 		i.silent = false
-		m.changeOwn(i)
+		if i.healing {
+			i.healing = false
+			m.out.Refresh = append(m.out.Refresh, i.Name)
+		}
 		m.reviewAll(now)
 	}
 }
@@ -125,17 +129,6 @@ func (m *Machine) settled(now time.Time, i *iface) bool {
 		any = true
 	}
 	return any
-}
-
-// changeOwn has Output look at all own addresses that an interface carries.
-func (m *Machine) changeOwn(i *iface) {
-	for _, e := range m.self.claims {
-		for _, on := range e.on {
-			if on == i {
-				m.change(e)
-			}
-		}
-	}
 }
 
 // wake notices a stall. Every method that is told the time begins with it.

@@ -102,6 +102,9 @@ func (n *simNode) answer(a *simAddress) (link.MAC, bool) {
 	}
 	ans := n.answers[a.addr]
 	if len(ans.Interfaces) > 0 {
+		if slices.Contains(n.silent, ifaceName(a.segment)) {
+			return link.MAC{}, false
+		}
 		return n.mac(a.segment), true
 	}
 	mac, ok := ans.As[ifaceName(a.segment)]

@@ -117,6 +117,7 @@ type simNode struct {
 	file    bool // keeps its view over a restart
 	view    simView
 	answers map[netip.Addr]Answer
+	silent  []string
 	queued  map[netip.Addr]Claim // claims to record when the API is back
 	api     bool
 	jump    int  // packets whose kernel time is wrong
@@ -316,6 +317,7 @@ func (n *simNode) flush() {
 	for _, a := range out.Asks {
 		n.ask(a)
 	}
+	n.silent = out.Silent
 	for _, a := range out.Answers {
 		n.answers[a.Addr] = a
 		if w.trace != nil { // spares a million conversions

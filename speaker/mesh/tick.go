@@ -65,6 +65,11 @@ func (m *Machine) Output() Output {
 	m.changed = m.changed[:0]
 	out := m.out
 	out.Announce = m.announce
+	for _, i := range m.ifaces {
+		if i.silent {
+			out.Silent = append(out.Silent, i.Name)
+		}
+	}
 	m.out, m.announce = Output{}, nil
 	return out
 }
@@ -77,7 +82,7 @@ func (m *Machine) putOut(e *address) {
 	switch {
 	case !e.known:
 	case e.best.by == m.self && m.synced:
-		on = audible(e)
+		on = e.carriers()
 	case e.standing:
 		as = make(map[string]link.MAC, len(e.on))
 		for _, i := range e.on {
@@ -95,17 +100,14 @@ func (m *Machine) putOut(e *address) {
 	m.out.Answers = append(m.out.Answers, answer)
 }
 
-// audible are the interfaces on which an own address is answered now.
-func audible(e *address) []string {
-	silent := func(i *iface) bool { return i.silent }
-	if len(e.on) == len(e.names) && !slices.ContainsFunc(e.on, silent) {
+// carriers are the names of the interfaces that carry the address now.
+func (e *address) carriers() []string {
+	if len(e.on) == len(e.names) {
 		return e.names
 	}
 	var on []string
 	for _, i := range e.on {
-		if !i.silent {
-			on = append(on, i.Name)
-		}
+		on = append(on, i.Name)
 	}
 	return on
 }
