@@ -116,6 +116,15 @@ func (a *Advertising) Equal(b *Advertising) bool {
 // All returns the advertisements, by name.
 func (a *Advertising) All() []Advertisement { return a.ads }
 
+// Names tells whether an advertisement that selects the node names the
+// interface: it may carry addresses whatever its networks are.
+func (a *Advertising) Names(node, iface string) bool {
+	return slices.ContainsFunc(a.ads, func(ad Advertisement) bool {
+		_, selected := ad.Nodes[node]
+		return selected && ad.Interfaces.Names(iface)
+	})
+}
+
 // Scope returns where an address of the pool may be announced that Services
 // with these labels hold; nil if no advertisement selects the pool. An
 // advertisement selects the address if it selects its pool and at least one of

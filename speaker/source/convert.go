@@ -45,14 +45,26 @@ func strip(obj any) (any, error) {
 		p := &v1alpha1.LoadBalancerIP{
 			ObjectMeta: identity(o.ObjectMeta),
 			Spec:       v1alpha1.LoadBalancerIPSpec{Address: o.Spec.Address, Pool: o.Spec.Pool, Owner: o.Spec.Owner},
-			Status:     v1alpha1.LoadBalancerIPStatus{L2: o.Status.L2},
+			Status: v1alpha1.LoadBalancerIPStatus{
+				L2: o.Status.L2, Verified: o.Status.Verified, Conflict: o.Status.Conflict,
+			},
+		}
+		for _, c := range o.Status.Conditions {
+			switch c.Type {
+			case v1alpha1.AddressConflict, v1alpha1.AddressVerified:
+				c.Message = ""
+				p.Status.Conditions = append(p.Status.Conditions, c)
+			}
 		}
 		for _, b := range o.Spec.Services {
 			p.Spec.Services = append(p.Spec.Services, v1alpha1.ServiceBinding{ServiceName: b.ServiceName})
 		}
 		return p, nil
 	case *v1alpha1.LoadBalancerIPPool:
-		return &v1alpha1.LoadBalancerIPPool{ObjectMeta: labelled(o.ObjectMeta)}, nil
+		return &v1alpha1.LoadBalancerIPPool{
+			ObjectMeta: labelled(o.ObjectMeta),
+			Spec:       v1alpha1.LoadBalancerIPPoolSpec{Addresses: o.Spec.Addresses},
+		}, nil
 	case *v1alpha1.L2Advertisement:
 		return &v1alpha1.L2Advertisement{ObjectMeta: identity(o.ObjectMeta), Spec: o.Spec}, nil
 	case *v1alpha1.Speaker:

@@ -42,6 +42,7 @@ func Mapper() meta.RESTMapper {
 	m.Add(corev1.SchemeGroupVersion.WithKind("Service"), meta.RESTScopeNamespace)
 	m.Add(discoveryv1.SchemeGroupVersion.WithKind("EndpointSlice"), meta.RESTScopeNamespace)
 	m.Add(corev1.SchemeGroupVersion.WithKind("Node"), meta.RESTScopeRoot)
+	m.Add(corev1.SchemeGroupVersion.WithKind("Pod"), meta.RESTScopeNamespace)
 	m.Add(v1alpha1.GroupVersion.WithKind("LoadBalancerIP"), meta.RESTScopeRoot)
 	m.Add(v1alpha1.GroupVersion.WithKind("LoadBalancerIPPool"), meta.RESTScopeRoot)
 	m.Add(v1alpha1.GroupVersion.WithKind("L2Advertisement"), meta.RESTScopeRoot)

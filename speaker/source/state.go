@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"slices"
 
+	"go4.org/netipx"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
@@ -35,6 +36,12 @@ type State struct {
 	Addresses     map[netip.Addr]Address
 	Changed, Gone []netip.Addr
 
+	// Ranges are those of all pools, and Advertising is what advertisements say.
+	// ScopesChanged says that either is not as it was.
+	Ranges        []netipx.IPRange
+	Advertising   *kube.Advertising
+	ScopesChanged bool
+
 	// Speakers of all nodes, the own one too, by name.
 	Speakers        []*v1alpha1.Speaker
 	SpeakersChanged bool
@@ -54,6 +61,8 @@ type Record struct {
 	ResourceVersion string
 	// Claim on record, or nil.
 	Claim *v1alpha1.L2Claim
+	// Status without what is the controller's, and without messages.
+	Status v1alpha1.LoadBalancerIPStatus
 }
 
 // state brings the view up to date. It costs as much as there are changes.
@@ -75,8 +84,12 @@ func (s *store) state() (State, bool) {
 	if v.SpeakersChanged = s.speakersDirty; s.speakersDirty {
 		v.Speakers = slices.SortedFunc(maps.Values(s.speakers), func(a, b *v1alpha1.Speaker) int { return cmp.Compare(a.Name, b.Name) })
 	}
-	if s.scopingDirty {
+	if v.ScopesChanged = s.scopingDirty; s.scopingDirty {
 		s.advertise()
+		v.Ranges, v.Advertising = nil, s.advertising
+		for _, name := range slices.Sorted(maps.Keys(s.pools)) {
+			v.Ranges = append(v.Ranges, s.pools[name].ranges...)
+		}
 	}
 	v.Changed, v.Gone = nil, nil
 	for addr := range s.dirty {
@@ -100,7 +113,11 @@ func (s *store) advertise() {
 	for name, n := range s.nodes {
 		nodes[name] = n.labels
 	}
-	now := kube.NewAdvertising(slices.Collect(maps.Values(s.ads)), nodes, maps.Clone(s.pools))
+	pools := make(map[string]labels.Set, len(s.pools))
+	for name, p := range s.pools {
+		pools[name] = p.labels
+	}
+	now := kube.NewAdvertising(slices.Collect(maps.Values(s.ads)), nodes, pools)
 	if now.Equal(s.advertising) {
 		return
 	}

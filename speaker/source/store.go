@@ -8,12 +8,14 @@ import (
 	"slices"
 	"sync"
 
+	"go4.org/netipx"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/fairlead-lb/fairlead/api/v1alpha1"
+	"github.com/fairlead-lb/fairlead/ipam"
 	"github.com/fairlead-lb/fairlead/plan"
 	"github.com/fairlead-lb/fairlead/plan/kube"
 )
@@ -28,7 +30,7 @@ type store struct {
 	cluster  types.UID
 	nodes    map[string]knownNode
 	speakers map[string]*v1alpha1.Speaker
-	pools    map[string]labels.Set
+	pools    map[string]knownPool
 	ads      map[string]*v1alpha1.L2Advertisement
 	services map[types.NamespacedName]knownService
 	slices   map[types.NamespacedName]map[string]slice
@@ -53,6 +55,11 @@ type knownService struct {
 	labels labels.Set
 }
 
+type knownPool struct {
+	labels labels.Set
+	ranges []netipx.IPRange
+}
+
 // slice is an EndpointSlice of a Service.
 type slice struct {
 	family    discoveryv1.AddressType
@@ -71,7 +78,7 @@ func newStore() *store {
 	return &store{
 		nodes:        map[string]knownNode{},
 		speakers:     map[string]*v1alpha1.Speaker{},
-		pools:        map[string]labels.Set{},
+		pools:        map[string]knownPool{},
 		ads:          map[string]*v1alpha1.L2Advertisement{},
 		services:     map[types.NamespacedName]knownService{},
 		slices:       map[types.NamespacedName]map[string]slice{},
@@ -156,10 +163,17 @@ func (s *store) setPool(old, obj *v1alpha1.LoadBalancerIPPool) bool {
 	if obj == nil {
 		delete(s.pools, old.Name)
 	} else {
-		if was, ok := s.pools[obj.Name]; ok && maps.Equal(was, obj.Labels) {
+		p := knownPool{labels: obj.Labels}
+		for _, r := range obj.Spec.Addresses {
+			// What can't be read is told by the pool's condition.
+			if r, err := ipam.ParseRange(string(r)); err == nil {
+				p.ranges = append(p.ranges, r)
+			}
+		}
+		if was, ok := s.pools[obj.Name]; ok && maps.Equal(was.labels, p.labels) && slices.Equal(was.ranges, p.ranges) {
 			return false
 		}
-		s.pools[obj.Name] = obj.Labels
+		s.pools[obj.Name] = p
 	}
 	s.scopingDirty = true
 	return s.synced
@@ -250,7 +264,7 @@ func (s *store) setIP(old, obj *v1alpha1.LoadBalancerIP) bool {
 		return s.synced
 	}
 	p := &ip{
-		record:   Record{Name: obj.Name, ResourceVersion: obj.ResourceVersion, Claim: obj.Status.L2},
+		record:   Record{Name: obj.Name, ResourceVersion: obj.ResourceVersion, Claim: obj.Status.L2, Status: obj.Status},
 		pool:     obj.Spec.Pool,
 		proposed: obj.Spec.Owner,
 	}

@@ -242,7 +242,7 @@ func TestAddresses(t *testing.T) {
 			if diff := gocmp.Diff([]plan.Address{tt.want}, st.Addresses, sameAddr); diff != "" {
 				t.Errorf("address (-want +got):\n%s", diff)
 			}
-			tt.record.Name, tt.record.ResourceVersion = "192.0.2.1", "1"
+			tt.record.Name, tt.record.ResourceVersion, tt.record.Status.L2 = "192.0.2.1", "1", tt.record.Claim
 			if diff := gocmp.Diff(map[netip.Addr]Record{addr: tt.record}, st.Records, sameAddr); diff != "" {
 				t.Errorf("record (-want +got):\n%s", diff)
 			}
