@@ -9,12 +9,15 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 
 	"go.uber.org/zap/zapcore"
 	"golang.org/x/sync/errgroup"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/klog/v2"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
@@ -26,9 +29,13 @@ import (
 	"github.com/fairlead-lb/fairlead/speaker/agent"
 	"github.com/fairlead-lb/fairlead/speaker/l2"
 	"github.com/fairlead-lb/fairlead/speaker/link"
+	"github.com/fairlead-lb/fairlead/speaker/mesh"
+	"github.com/fairlead-lb/fairlead/speaker/mesh/udp"
 	"github.com/fairlead-lb/fairlead/speaker/preflight"
+	"github.com/fairlead-lb/fairlead/speaker/record"
 	"github.com/fairlead-lb/fairlead/speaker/report"
 	"github.com/fairlead-lb/fairlead/speaker/source"
+	"github.com/fairlead-lb/fairlead/speaker/standing"
 )
 
 type flags struct {
@@ -36,13 +43,18 @@ type flags struct {
 	nodeName       string
 	metricsAddress string
 	probeAddress   string
-	zap            zap.Options
+	meshPort       uint
+	meshKeyFile    string
+	meshUnicast    bool
+	// pod is the Pod that the program runs in; empty if it runs in none.
+	pod types.NamespacedName
+	zap zap.Options
 }
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	f, err := parse(os.Args[1:], os.Getenv("NODE_NAME"), os.Stdout)
+	f, err := parse(os.Args[1:], os.Getenv, os.Stdout)
 	if err == nil {
 		err = run(ctx, f)
 	}
@@ -52,17 +64,23 @@ func main() {
 	}
 }
 
-// parse reads the flags. Asked for help it prints that and returns
-// flag.ErrHelp.
-func parse(args []string, nodeName string, help io.Writer) (flags, error) {
+// parse reads the flags and the environment. Asked for help it prints that and
+// returns flag.ErrHelp.
+func parse(args []string, env func(name string) string, help io.Writer) (flags, error) {
 	// What is logged as an error is trouble around us; where in the program it
 	// was noticed helps nobody.
-	f := flags{zap: zap.Options{StacktraceLevel: zapcore.PanicLevel}}
+	f := flags{
+		pod: types.NamespacedName{Namespace: env("POD_NAMESPACE"), Name: env("POD_NAME")},
+		zap: zap.Options{StacktraceLevel: zapcore.PanicLevel},
+	}
 	fs := flag.NewFlagSet("fairlead-speaker", flag.ContinueOnError)
 	fs.StringVar(&f.kubeconfig, "kubeconfig", "", "kubeconfig file; inside a cluster the Pod's ServiceAccount is used without one")
-	fs.StringVar(&f.nodeName, "node-name", nodeName, "name of the Node that this speaker is on; $NODE_NAME by default")
+	fs.StringVar(&f.nodeName, "node-name", env("NODE_NAME"), "name of the Node that this speaker is on; $NODE_NAME by default")
 	fs.StringVar(&f.metricsAddress, "metrics-bind-address", ":7473", "address of the Prometheus endpoint /metrics; 0 turns it off")
 	fs.StringVar(&f.probeAddress, "health-probe-bind-address", ":7474", "address of /healthz and /readyz; 0 turns them off")
+	fs.UintVar(&f.meshPort, "mesh-port", 7475, "UDP port on which speakers hear each other; the same on all nodes")
+	fs.StringVar(&f.meshKeyFile, "mesh-key-file", "", "file with a secret of at least 16 bytes that signs what speakers say to each other; the same on all nodes")
+	fs.BoolVar(&f.meshUnicast, "mesh-unicast", false, "speak to each known speaker by itself, where the network drops multicast")
 	f.zap.BindFlags(fs)
 
 	fs.SetOutput(io.Discard) // an error is one line, without the usage
@@ -76,6 +94,8 @@ func parse(args []string, nodeName string, help io.Writer) (flags, error) {
 		return f, err
 	case fs.NArg() > 0:
 		return f, fmt.Errorf("unexpected argument %q", fs.Arg(0))
+	case f.meshPort == 0 || f.meshPort > math.MaxUint16:
+		return f, fmt.Errorf("--mesh-port %d is no UDP port", f.meshPort)
 	case f.nodeName == "":
 		return f, errors.New("which node is this? Give --node-name or set NODE_NAME")
 	}
@@ -85,6 +105,10 @@ func parse(args []string, nodeName string, help io.Writer) (flags, error) {
 // run is a speaker until ctx is done.
 func run(ctx context.Context, f flags) error {
 	config, err := apiserver.Config(f.kubeconfig, "fairlead-speaker")
+	if err != nil {
+		return err
+	}
+	key, err := readKey(f.meshKeyFile)
 	if err != nil {
 		return err
 	}
@@ -99,37 +123,72 @@ func run(ctx context.Context, f flags) error {
 	if err != nil {
 		return err
 	}
-	informers, err := cache.New(config, source.CacheOptions(scheme))
-	if err != nil {
-		return fmt.Errorf("make the cluster's cache: %w", err)
-	}
 	api, err := client.New(config, client.Options{Scheme: scheme, Mapper: source.Mapper()})
 	if err != nil {
 		return fmt.Errorf("make the API client: %w", err)
 	}
+	var speaker *agent.Agent
+	stand := standing.New(log, api, f.nodeName, f.pod, func(refused bool) {
+		if refused {
+			speaker.Leave(mesh.Ousted)
+		} else {
+			speaker.Leave(mesh.Stay)
+		}
+	})
+	options := source.CacheOptions(scheme)
+	options.DefaultWatchErrorHandler = stand.WatchError
+	informers, err := cache.New(config, options)
+	if err != nil {
+		return fmt.Errorf("make the cluster's cache: %w", err)
+	}
 
 	src := source.New(log, informers)
-	speaker := agent.New(log, f.nodeName, src,
-		l2.New(log, metrics.Registry, l2.Kernel{}, func(l2.Sighting) {}),
-		agent.NewRecorder(log, metrics.Registry, api))
 	self := source.NewSelf(informers, f.nodeName)
+	seen := record.New(log, metrics.Registry, api, f.nodeName)
 	reporter := report.New(log, f.nodeName, self, api)
 	settings := preflight.New(log, metrics.Registry, reporter.SetConditions)
+	speaker = agent.New(agent.Options{
+		Log:      log,
+		Registry: metrics.Registry,
+		Mesh:     mesh.Config{Node: f.nodeName, Boot: uint64(time.Now().UnixNano()), Key: key, Unicast: f.meshUnicast},
+		Source:   src,
+		Recorder: agent.NewRecorder(log, metrics.Registry, api),
+		Seen:     seen,
+		Segments: settings.Set,
+		Peers:    reporter.SetMesh,
+		Doubt:    stand.Doubt,
+		Responder: func(sighted func(l2.Sighting)) agent.Responder {
+			return l2.New(log, metrics.Registry, l2.Kernel{}, sighted)
+		},
+		Transport: func(deliver func(udp.Datagram)) agent.Transport {
+			return udp.New(log, metrics.Registry, uint16(f.meshPort), deliver)
+		},
+	})
 	links := link.NewWatcher(log, func(links []link.Link) {
 		speaker.SetLinks(links)
 		reporter.SetLinks(links)
-		settings.Set(links, nil)
 	})
 
 	servers, err := listen(f, metrics.Registry, speaker.Ready)
 	if err != nil {
 		return err
 	}
-	g, ctx := errgroup.WithContext(ctx)
-	for _, part := range []func(context.Context) error{abandon(informers.Start), src.Run, self.Run, links.Run, speaker.Run, reporter.Run, settings.Run, servers.run} {
-		g.Go(func() error { return part(ctx) })
+	// What is asked to end hands over before it does.
+	work, end := context.WithCancel(context.WithoutCancel(ctx))
+	defer end()
+	g, work := errgroup.WithContext(work)
+	for _, part := range []func(context.Context) error{
+		abandon(informers.Start), src.Run, self.Run, links.Run, stand.Run, speaker.Run, seen.Run, reporter.Run, settings.Run, servers.run,
+	} {
+		g.Go(func() error { return part(work) })
 	}
 	log.Info("Started")
+	select {
+	case <-ctx.Done():
+		leave(work, log, speaker, stand)
+		end()
+	case <-work.Done():
+	}
 	if err := g.Wait(); err != nil {
 		return err
 	}

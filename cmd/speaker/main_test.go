@@ -69,17 +69,27 @@ func freePort(t *testing.T) string {
 	return l.Addr().String()
 }
 
+// env is an environment with a node's name.
+func env(node string) func(string) string {
+	return func(name string) string {
+		return map[string]string{"NODE_NAME": node, "POD_NAME": "speaker", "POD_NAMESPACE": "system"}[name]
+	}
+}
+
 func TestFlags(t *testing.T) {
-	f, err := parse(nil, "a", io.Discard)
+	f, err := parse(nil, env("a"), io.Discard)
+	if f.meshPort != 7475 || f.meshUnicast || f.meshKeyFile != "" || f.pod.String() != "system/speaker" {
+		t.Errorf("by default: %+v", f)
+	}
 	if err != nil || f.nodeName != "a" || f.metricsAddress != ":7473" || f.probeAddress != ":7474" || f.kubeconfig != "" {
 		t.Errorf("by default: %+v, %v", f, err)
 	}
-	f, err = parse([]string{"--node-name=b", "--metrics-bind-address=0", "--health-probe-bind-address=:1", "--kubeconfig=k", "--zap-log-level=debug"}, "a", io.Discard)
-	if err != nil || f.nodeName != "b" || f.metricsAddress != "0" || f.probeAddress != ":1" || f.kubeconfig != "k" {
+	f, err = parse([]string{"--node-name=b", "--metrics-bind-address=0", "--health-probe-bind-address=:1", "--kubeconfig=k", "--zap-log-level=debug", "--mesh-port=1", "--mesh-unicast", "--mesh-key-file=m"}, env("a"), io.Discard)
+	if err != nil || f.nodeName != "b" || f.metricsAddress != "0" || f.probeAddress != ":1" || f.kubeconfig != "k" || f.meshPort != 1 || !f.meshUnicast || f.meshKeyFile != "m" {
 		t.Errorf("given: %+v, %v", f, err)
 	}
 	var help strings.Builder
-	if _, err := parse([]string{"--help"}, "", &help); !errors.Is(err, flag.ErrHelp) || !strings.Contains(help.String(), "-node-name") {
+	if _, err := parse([]string{"--help"}, env(""), &help); !errors.Is(err, flag.ErrHelp) || !strings.Contains(help.String(), "-node-name") {
 		t.Errorf("help: %v, %q", err, help.String())
 	}
 }
@@ -101,6 +111,7 @@ func TestWhatIsWrongIsToldInOneLine(t *testing.T) {
 		"an unknown flag":             {[]string{"--nope"}, "flag provided but not defined: -nope"},
 		"a wrong value":               {[]string{"--zap-log-level=loud"}, `invalid log level "loud"`},
 		"an argument":                 {[]string{"--node-name=a", "up"}, `unexpected argument "up"`},
+		"a port that is none":         {[]string{"--node-name=a", "--mesh-port=65536"}, "--mesh-port 65536 is no UDP port"},
 		"no node name":                {[]string{"--kubeconfig", kubeconfig(t)}, "Give --node-name or set NODE_NAME"},
 		"no kubeconfig":               {[]string{"--node-name=a"}, "give --kubeconfig outside a cluster"},
 		"a kubeconfig that is absent": {[]string{"--node-name=a", "--kubeconfig=/nonexistent"}, "/nonexistent: no such file or directory"},

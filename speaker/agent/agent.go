@@ -1,75 +1,143 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package agent is the speaker's loop: from the cluster and the links to announcements and claims.
+// Package agent is the speaker's loop: from the cluster, the links and the other speakers to announcements and claims.
 package agent
 
 import (
 	"context"
 	"net/netip"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/go-logr/logr"
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"github.com/fairlead-lb/fairlead/api/v1alpha1"
-	"github.com/fairlead-lb/fairlead/plan"
+	"github.com/fairlead-lb/fairlead/speaker/conflict"
 	"github.com/fairlead-lb/fairlead/speaker/l2"
 	"github.com/fairlead-lb/fairlead/speaker/link"
+	"github.com/fairlead-lb/fairlead/speaker/mesh"
+	"github.com/fairlead-lb/fairlead/speaker/mesh/udp"
+	"github.com/fairlead-lb/fairlead/speaker/preflight"
+	"github.com/fairlead-lb/fairlead/speaker/record"
 	"github.com/fairlead-lb/fairlead/speaker/source"
-)
-
-const (
-	// minInterval is between two looks at the cluster: the first event is
-	// acted on at once, a burst is taken together.
-	minInterval = 50 * time.Millisecond
-	// retryInterval is the wait before an interface that couldn't be used is
-	// tried again.
-	retryInterval = 2 * time.Second
+	"github.com/fairlead-lb/fairlead/speaker/verify"
 )
 
 // Source tells what the cluster is like.
 type Source interface {
 	// Changed has a value after State changed.
 	Changed() <-chan struct{}
-	// State is the last that was seen; false before the first complete one.
+	// State is the last that was seen, and what is new in it since it was last
+	// called; false before the first complete one.
 	State() (source.State, bool)
 }
 
-// Responder announces addresses.
+// Responder answers for addresses, and asks for them.
 type Responder interface {
-	// Set makes desired the whole of what is answered, and returns the places
-	// that can't be used.
+	// Set makes desired the whole of what is answered, listens on links, and
+	// returns the places that can't be used.
 	Set(links []link.Link, desired map[netip.Addr]l2.Want) map[l2.Place]error
+	// Silence names the interfaces on which nothing is answered for now.
+	Silence(interfaces []string)
+	// AnswerUntil ends all answers at a time, unless it is called again.
+	AnswerUntil(t time.Time)
+	// Announce announces an address anew.
+	Announce(addr netip.Addr)
+	// Refresh announces all addresses of an interface anew.
+	Refresh(name string)
+	// Ask asks the wire for an address; a sighting is the answer.
+	Ask(name string, addr netip.Addr, mac link.MAC, probe bool) error
+	// LastReceived is when some frame last came in.
+	LastReceived(name string) time.Time
 	// Close ends all announcements.
+	Close()
+}
+
+// Seen takes what is found out about addresses. Its methods don't wait.
+type Seen interface {
+	Conflict(conflict.Report)
+	Verified(verify.Result)
+}
+
+// Transport carries frames between speakers.
+type Transport interface {
+	// Set makes links those that it uses. False: call it again.
+	Set(links []link.Link) bool
+	// Send sends a frame to an address, or to everybody if that is zero.
+	Send(index int, to netip.Addr, payload []byte)
+	// Close ends it.
 	Close()
 }
 
 var (
 	_ Source    = &source.Source{}
 	_ Responder = &l2.Responder{}
+	_ Transport = &udp.Transport{}
+	_ Seen      = &record.Recorder{}
 )
 
-// Agent announces what plan gives to a node, and records its claims.
+// Options are what an Agent is made of.
+type Options struct {
+	Log      logr.Logger
+	Registry prometheus.Registerer
+	Mesh     mesh.Config
+	Source   Source
+	Recorder *Recorder
+	Seen     Seen
+	// Segments is told the node's interfaces, and which of them may carry
+	// addresses; Peers who is heard on them; and Doubt that the node seems to be
+	// gone.
+	Segments func(links []link.Link, carriers []string)
+	Peers    func([]preflight.Segment)
+	Doubt    func()
+	// Responder and Transport return these, which call sighted and deliver.
+	Responder func(sighted func(l2.Sighting)) Responder
+	Transport func(deliver func(udp.Datagram)) Transport
+}
+
+// Agent announces a node's share of the addresses, and records its claims.
 type Agent struct {
 	log       logr.Logger
 	node      string
 	source    Source
-	responder Responder
 	recorder  *Recorder
+	responder Responder
+	transport Transport
+	metrics   metrics
+	sightings sightings
+	watch     watch
 
 	links chan []link.Link
+	wake  chan struct{}
 	ready atomic.Bool
+
+	tellSegments func(links []link.Link, carriers []string)
+	tellPeers    func([]preflight.Segment)
+	doubt        func()
+
+	// mu guards what the receivers of frames share with the loop.
+	mu      sync.Mutex
+	machine *mesh.Machine
+	view    view
+	wire    wire
+	tales   tales
 }
 
-// New returns an Agent for the node.
-func New(log logr.Logger, node string, src Source, responder Responder, recorder *Recorder) *Agent {
-	return &Agent{
-		log: log, node: node, source: src, responder: responder, recorder: recorder,
-		links: make(chan []link.Link, 1),
+// New returns an Agent for a node.
+func New(o Options) *Agent {
+	a := &Agent{
+		log: o.Log, node: o.Mesh.Node, source: o.Source, recorder: o.Recorder, metrics: newMetrics(o.Registry),
+		links: make(chan []link.Link, 1), wake: make(chan struct{}, 1),
+		tellSegments: o.Segments, tellPeers: o.Peers, doubt: o.Doubt,
+		view: newView(o.Mesh.Node), wire: newWire(), tales: newTales(), watch: newWatch(o.Seen),
 	}
+	a.machine = mesh.New(o.Mesh, &a.view, time.Now())
+	a.responder = o.Responder(a.sighted)
+	a.transport = o.Transport(a.deliver)
+	return a
 }
 
 // SetLinks tells the node's interfaces. It doesn't wait, and only the last
@@ -90,8 +158,9 @@ func (a *Agent) Ready() bool { return a.ready.Load() }
 // happens to the API server ends it or changes what is announced.
 func (a *Agent) Run(ctx context.Context) error {
 	defer a.responder.Close()
+	defer a.transport.Close()
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return a.recorder.Run(ctx) })
+	g.Go(func() error { return a.recorder.Run(ctx, a.recorded) })
 	g.Go(func() error {
 		a.loop(ctx)
 		return nil
@@ -99,193 +168,76 @@ func (a *Agent) Run(ctx context.Context) error {
 	return g.Wait()
 }
 
-func (a *Agent) loop(ctx context.Context) {
-	var links []link.Link
-	var linksKnown bool
-	now := announcements{unable: map[plan.Reason]int{}}
-	for {
-		var retry <-chan time.Time
-		if len(now.failed) > 0 {
-			retry = time.After(retryInterval)
-		}
-		select {
-		case <-ctx.Done():
-			return
-		case links = <-a.links:
-			linksKnown = true
-		case <-a.source.Changed():
-		case <-retry:
-		}
-		state, ok := a.source.State()
-		if !ok || !linksKnown {
-			continue
-		}
-		now = a.apply(now, links, state)
-		a.ready.Store(true)
-		if !pause(ctx, minInterval) {
-			return
-		}
-	}
-}
-
-// announcements is what the responder does.
-type announcements struct {
-	// since is when it began to answer for each address that it answers for.
-	since map[netip.Addr]time.Time
-	// failed are the places that it can't use.
-	failed map[l2.Place]error
-	// unable counts by reason the addresses that the others wait for in vain.
-	unable map[plan.Reason]int
-}
-
-// apply makes the announcements and claims those of a state.
-func (a *Agent) apply(before announcements, links []link.Link, state source.State) announcements {
-	snapshot := plan.Snapshot{Nodes: state.Nodes, Addresses: make([]plan.Address, 0, len(state.Addresses))}
-	for _, address := range state.Addresses {
-		snapshot.Addresses = append(snapshot.Addresses, address.Address)
-	}
-	p := plan.Compute(withLinks(snapshot, a.node, links), a.node)
-	desired := make(map[netip.Addr]l2.Want, len(p.Announce))
-	used := map[string]bool{}
-	for _, ann := range p.Announce {
-		desired[ann.Addr] = l2.Want{Interfaces: ann.Interfaces}
-		for _, name := range ann.Interfaces {
-			used[name] = true
-		}
-	}
-	listen := slices.DeleteFunc(slices.Clone(links), func(l link.Link) bool { return !used[l.Name] })
-	// First of all the wire: it waits for nobody.
-	after := announcements{since: make(map[netip.Addr]time.Time, len(desired)), failed: a.responder.Set(listen, desired)}
+// deliver takes a frame of another speaker.
+func (a *Agent) deliver(d udp.Datagram) {
 	now := time.Now()
-	for _, ann := range p.Announce {
-		if _, ok := usable(ann, after.failed); !ok {
-			continue
-		}
-		after.since[ann.Addr] = now
-		if t, ok := before.since[ann.Addr]; ok {
-			after.since[ann.Addr] = t
-		}
-	}
-	after.unable = map[plan.Reason]int{}
-	for _, v := range p.Verdicts {
-		if v.Expected {
-			after.unable[v.Reason]++
-		}
-	}
-	a.recorder.Set(claims(p, a.node, links, after, state.Addresses))
-	a.tell(before, after, p)
-	return after
-}
-
-// tell logs what changed.
-func (a *Agent) tell(before, after announcements, p plan.Plan) {
-	for place, err := range after.failed {
-		if was := before.failed[place]; was == nil || was.Error() != err.Error() {
-			a.log.Error(err, "Can't announce on interface, trying again", "interface", place.Interface, "family", place.Family)
-		}
-	}
-	added, removed := 0, 0
-	for _, ann := range p.Announce {
-		_, was := before.since[ann.Addr]
-		if _, is := after.since[ann.Addr]; is && !was {
-			added++
-			a.log.V(1).Info("Announcing address", "address", ann.Addr, "interfaces", ann.Interfaces, "term", ann.Term)
-		}
-	}
-	for addr := range before.since {
-		if _, ok := after.since[addr]; !ok {
-			removed++
-		}
-	}
-	if removed > 0 {
-		for _, v := range p.Verdicts {
-			if _, ok := before.since[v.Address]; ok {
-				a.log.V(1).Info("Stopped announcing address", "address", v.Address, "reason", v.Reason, "message", v.Message)
-			}
-		}
-	}
-	for _, v := range p.Verdicts {
-		if v.Expected && before.unable[v.Reason] != after.unable[v.Reason] {
-			a.log.Info("Can't announce addresses that this node is chosen for", "reason", v.Reason,
-				"addresses", after.unable[v.Reason], "one", v.Address, "message", v.Message)
-			before.unable[v.Reason] = after.unable[v.Reason] // one line per reason
-		}
-	}
-	if added+removed > 0 {
-		a.log.Info("Announcements changed", "added", added, "removed", removed, "addresses", len(after.since))
+	a.mu.Lock()
+	a.machine.Receive(now, mesh.Packet{
+		Interface: d.Interface, From: d.From.WithZone(""), TTL: d.TTL, At: now.Add(-d.Age), Payload: d.Payload,
+	})
+	due := !a.machine.Next().After(now)
+	a.mu.Unlock()
+	if due {
+		signal(a.wake)
 	}
 }
 
-// withLinks returns the snapshot with the links of the own node. A node whose
-// object is gone stays in it, not alive, so that it hands over what it has.
-func withLinks(s plan.Snapshot, node string, links []link.Link) plan.Snapshot {
-	own := plan.Node{Name: node}
-	nodes := make([]plan.Node, 0, len(s.Nodes)+1)
-	for _, n := range s.Nodes {
-		if n.Name == node {
-			own = n
-			continue
-		}
-		nodes = append(nodes, n)
+// sighted takes what the responder saw. It must not wait.
+func (a *Agent) sighted(s l2.Sighting) {
+	if a.sightings.put(s) {
+		signal(a.wake)
 	}
-	own.LinksKnown = true
-	own.Links = make([]plan.Link, 0, len(links))
-	for _, l := range links {
-		own.Links = append(own.Links, plan.Link{Name: l.Name, Up: l.Up, ARP: l.ARP, NDP: l.NDP, Prefixes: l.Prefixes})
-	}
-	s.Nodes = append(nodes, own)
-	return s
 }
 
-// claims returns the claims that are to be recorded: those of addresses that
-// are really announced, where the record doesn't say so yet. A claim on record
-// keeps its term and time, also if the interface or its MAC is another one now.
-func claims(p plan.Plan, node string, links []link.Link, now announcements, addresses map[netip.Addr]source.Address) map[netip.Addr]Claim {
-	macs := make(map[string]link.MAC, len(links))
-	for _, l := range links {
-		macs[l.Name] = l.MAC
+// recorded takes what became of a try to record a claim.
+func (a *Agent) recorded(o Outcome) {
+	now := time.Now()
+	a.mu.Lock()
+	a.machine.SetRecorder(now, o.Reachable)
+	if o.Recorded {
+		a.machine.Recorded(now, o.Addr, mesh.Claim{Node: o.Claim.L2.Node, Term: o.Claim.L2.Term})
 	}
-	out := map[netip.Addr]Claim{}
-	for _, ann := range p.Announce {
-		name, ok := usable(ann, now.failed)
-		address, known := addresses[ann.Addr]
-		record := address.Record
-		if !ok || !known {
-			continue
-		}
-		c := v1alpha1.L2Claim{
-			Node: node, Interface: name, MAC: macs[name].String(), Term: ann.Term,
-			Since: metav1.NewTime(now.since[ann.Addr]),
-		}
-		if ann.Claimed {
-			c.Since = record.Claim.Since
-			if c == *record.Claim {
-				continue
-			}
-		}
-		out[ann.Addr] = Claim{Name: record.Name, ResourceVersion: record.ResourceVersion, L2: c}
-	}
-	return out
+	a.mu.Unlock()
+	signal(a.wake)
 }
 
-// usable returns the first interface that really announces.
-func usable(ann plan.Announcement, failed map[l2.Place]error) (string, bool) {
-	for _, name := range ann.Interfaces {
-		if failed[l2.Place{Interface: name, Family: l2.FamilyOf(ann.Addr)}] == nil {
-			return name, true
-		}
-	}
-	return "", false
+// Leave tells the other speakers that this one ends or, with Stay, that it
+// does not.
+func (a *Agent) Leave(how mesh.Leaving) {
+	a.mu.Lock()
+	a.machine.Leave(time.Now(), how)
+	a.mu.Unlock()
+	signal(a.wake)
 }
 
-// pause reports whether the time went by before ctx was done.
-func pause(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
+// Remaining is the number of addresses that are still answered for.
+func (a *Agent) Remaining() int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.machine.Remaining()
+}
+
+// CanLeave tells whether another speaker is heard that could take addresses
+// over.
+func (a *Agent) CanLeave() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return slices.ContainsFunc(a.machine.Peers(time.Now()), func(p mesh.PeerStatus) bool {
+		return p.Heard && p.State == mesh.Synced
+	})
+}
+
+// Draining tells whether the node is being emptied.
+func (a *Agent) Draining() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.view.nodes[a.view.self].Draining
+}
+
+// signal leaves a value in a channel that has room for one.
+func signal(c chan<- struct{}) {
 	select {
-	case <-ctx.Done():
-		return false
-	case <-t.C:
-		return true
+	case c <- struct{}{}:
+	default:
 	}
 }

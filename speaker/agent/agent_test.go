@@ -3,9 +3,9 @@
 package agent
 
 import (
-	"context"
 	"errors"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -15,11 +15,13 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/fairlead-lb/fairlead/api/v1alpha1"
 	"github.com/fairlead-lb/fairlead/plan"
 	"github.com/fairlead-lb/fairlead/speaker/link"
+	"github.com/fairlead-lb/fairlead/speaker/mesh"
+	"github.com/fairlead-lb/fairlead/speaker/preflight"
+	"github.com/fairlead-lb/fairlead/speaker/verify"
 )
 
 func TestTheProposedNodeAnswersAndClaims(t *testing.T) {
@@ -43,10 +45,13 @@ func TestNothingIsAnnouncedBeforeClusterAndLinksAreKnown(t *testing.T) {
 		synctest.Wait()
 		s.sync()
 		synctest.Wait()
-		if n := s.setCount(); n != 0 || s.Ready() {
-			t.Errorf("set %d times, ready is %v", n, s.Ready())
+		time.Sleep(time.Minute)
+		s.wantAnswers(false)
+		if s.Ready() {
+			t.Error("ready without links")
 		}
-		s.SetLinks([]link.Link{eth0})
+		s.SetLinks([]link.Link{s.eth0()})
+		time.Sleep(time.Second)
 		s.wantAnswers(true)
 		if !s.Ready() {
 			t.Error("not ready")
@@ -101,13 +106,13 @@ func TestABurstIsTakenTogether(t *testing.T) {
 		a := w.run("a")
 		a.sync()
 		synctest.Wait()
-		before := a.setCount()
+		before := a.lookCount()
 		for range 1000 {
 			a.poke()
 			time.Sleep(time.Millisecond)
 		}
-		if n := a.setCount() - before; n < 15 || n > 21 {
-			t.Errorf("set %d times in a second", n)
+		if n := a.lookCount() - before; n < 15 || n > 21 {
+			t.Errorf("looked %d times in a second", n)
 		}
 	}, proposed("a"))
 }
@@ -117,13 +122,12 @@ func TestAnAnnouncementDoesNotWaitForTheAPIServer(t *testing.T) {
 		w.refuse = func() error { return errors.New("connection refused") }
 		a := w.run("a")
 		a.sync()
+		time.Sleep(time.Second)
 		a.wantAnswers(true)
 		time.Sleep(10 * time.Minute)
 		a.wantAnswers(true)
 		w.wantClaim("", 0)
-		w.mu.Lock()
-		w.refuse = func() error { return nil }
-		w.mu.Unlock()
+		w.setRefuse(nil)
 		time.Sleep(maxBackoff)
 		w.wantClaim("a", 1)
 		if since := w.claim().Since; !since.Equal(&metav1.Time{Time: w.start}) {
@@ -148,56 +152,73 @@ func TestABusyClusterDoesNotUndoTheBackoff(t *testing.T) {
 	}, proposed("a"))
 }
 
-func TestAClaimDecidedOnAnOldObjectIsNotRecorded(t *testing.T) {
+// The object changed while the claim was on its way: it is decided anew, and as
+// the claim was made it stays.
+func TestAClaimDecidedOnAnOldObjectIsRecordedOnTheNewOne(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
 		w.latency = time.Second
 		a := w.run("a")
 		a.sync()
-		synctest.Wait()
+		time.Sleep(500 * time.Millisecond)
 		w.propose("b") // while a's write is on its way
 		time.Sleep(time.Minute)
 		w.wantClaim("", 0)
 		w.wantTries(1)
-		a.wantAnswers(true) // it knows no better
+		a.wantAnswers(true)
 		b := w.run("b")
 		w.settle()
-		a.wantAnswers(false)
-		b.wantAnswers(true)
-		w.wantClaim("b", 1)
+		a.wantAnswers(true)
+		b.wantAnswers(false)
+		w.wantClaim("a", 1)
+		w.wantTries(2)
 	}, proposed("a"))
 }
 
 func TestAQueuedWriteIsDroppedWhenAHigherTermIsKnown(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
-		w.refuse = func() error { return errors.New("connection refused") }
-		a := w.run("a")
-		a.sync()
+		a, b := w.run("a"), w.run("b")
+		w.settle()
+		a.wantAnswers(true)
+		w.setRefuse(errors.New("connection refused"))
+		w.nodes["a"] = plan.Node{Name: "a", Alive: true, Ready: true, Draining: true}
+		w.propose("b")
+		b.sync() // only b hears of it
 		time.Sleep(time.Second)
-		tries := w.tryCount()
-		if err := w.api.Status().Update(context.Background(), func() client.Object {
-			var p v1alpha1.LoadBalancerIP
-			if err := w.api.Get(context.Background(), client.ObjectKey{Name: vip.String()}, &p); err != nil {
-				t.Fatal(err)
-			}
-			p.Status.L2 = &v1alpha1.L2Claim{Node: "b", Term: 5, Since: metav1.Now()}
-			return &p
-		}()); err != nil {
-			t.Fatal(err)
+		b.wantAnswers(true)
+		w.setRefuse(nil)
+		time.Sleep(time.Minute)
+		w.wantClaim("b", 8)
+		if n := w.triesOf("a"); n != 0 {
+			t.Errorf("a wrote %d times", n)
 		}
-		a.sync()
-		time.Sleep(time.Hour)
-		a.wantAnswers(false)
-		w.wantTries(tries)
-	}, proposed("a"))
+	}, claimedBy("a", 7))
+}
+
+func TestANodeThatIsNotReadyKeepsItsAddresses(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		a, b := w.run("a"), w.run("b")
+		w.settle()
+		w.nodes["a"] = plan.Node{Name: "a", Alive: true}
+		w.propose("b")
+		w.settle()
+		a.wantAnswers(true)
+		b.wantAnswers(false)
+		w.wantTries(0)
+	}, claimedBy("a", 7))
 }
 
 func TestAnOwnerHandsOverWhenItsSuccessorHasClaimed(t *testing.T) {
-	for name, gone := range map[string]bool{"it is not Ready": false, "its Node is gone": true} {
+	for name, node := range map[string]*plan.Node{
+		"its Node is gone": nil,
+		"it is drained":    {Name: "a", Alive: true, Ready: true, Draining: true},
+	} {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, func(t *testing.T, w *world) {
 				a, b := w.run("a"), w.run("b")
 				w.settle()
-				w.lose("a", gone)
+				if delete(w.nodes, "a"); node != nil {
+					w.nodes["a"] = *node
+				}
 				w.settle()
 				a.wantAnswers(true) // nobody else does
 				b.wantAnswers(false)
@@ -206,11 +227,8 @@ func TestAnOwnerHandsOverWhenItsSuccessorHasClaimed(t *testing.T) {
 				a.wantAnswers(true)
 				b.sync()
 				b.wantAnswers(true)
+				a.wantAnswers(false) // it heard of that, whatever the API says
 				w.wantClaim("b", 8)
-				a.wantAnswers(true) // it has not heard of it yet
-				a.sync()
-				time.Sleep(time.Second)
-				a.wantAnswers(false)
 				w.nodes["a"] = plan.Node{Name: "a", Alive: true, Ready: true}
 				w.settle()
 				a.wantAnswers(false) // nothing fails back
@@ -220,6 +238,148 @@ func TestAnOwnerHandsOverWhenItsSuccessorHasClaimed(t *testing.T) {
 			}, claimedBy("a", 7))
 		})
 	}
+}
+
+// grown is a time after which speakers judge each other.
+const grown = 5 * time.Second
+
+func TestADeadNodeIsReplacedAtOnce(t *testing.T) {
+	for name, refuse := range map[string]error{
+		"with the API server":    nil,
+		"without the API server": errors.New("connection refused"),
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, w *world) {
+				a, b, c := w.run("a"), w.run("b"), w.run("c")
+				w.settle()
+				time.Sleep(grown)
+				w.setRefuse(refuse)
+				a.unplug()
+				time.Sleep(500 * time.Millisecond)
+				if b.answers(vip) == c.answers(vip) {
+					t.Errorf("b answers: %v, c answers: %v", b.answers(vip), c.answers(vip))
+				}
+				w.setRefuse(nil)
+				time.Sleep(2 * maxBackoff)
+				if claim := w.claim(); claim.Term != 8 || claim.Node == "a" {
+					t.Errorf("recorded is %+v", claim)
+				}
+			}, claimedBy("a", 7))
+		})
+	}
+}
+
+func TestOthersStandInForASpeakerThatCrashedAndMoveNothing(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		a, b, c := w.run("a"), w.run("b"), w.run("c")
+		w.settle()
+		time.Sleep(grown)
+		a.crash()
+		time.Sleep(500 * time.Millisecond)
+		if x, y := b.answersAs(vip), c.answersAs(vip); x != a.mac && y != a.mac || b.answers(vip) || c.answers(vip) {
+			t.Errorf("b answers as %v, c as %v", x, y)
+		}
+		again := w.restart(a)
+		w.settle()
+		again.wantAnswers(true)
+		b.wantAnswers(false)
+		c.wantAnswers(false)
+		if as := [2]link.MAC{b.answersAs(vip), c.answersAs(vip)}; as != ([2]link.MAC{}) {
+			t.Errorf("others still stand in: %v", as)
+		}
+		w.wantClaim("a", 7)
+		w.wantTries(0)
+	}, claimedBy("a", 7))
+}
+
+func TestALeaverAnswersUntilItIsFollowed(t *testing.T) {
+	for name, refuse := range map[string]error{
+		"with the API server":    nil,
+		"without the API server": errors.New("connection refused"),
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, w *world) {
+				a, b, c := w.run("a"), w.run("b"), w.run("c")
+				w.settle()
+				w.setRefuse(refuse)
+				if !a.CanLeave() {
+					t.Error("nobody could follow a")
+				}
+				a.Leave(mesh.Drain)
+				for range 100 {
+					synctest.Wait()
+					if n := a.Remaining(); (n == 1) != a.answers(vip) {
+						t.Errorf("a says that %d are left and answers: %v", n, a.answers(vip))
+					}
+					if !a.answers(vip) && !b.answers(vip) && !c.answers(vip) {
+						t.Error("nobody answers")
+					}
+					time.Sleep(10 * time.Millisecond)
+				}
+				a.wantAnswers(false)
+			}, claimedBy("a", 7))
+		})
+	}
+}
+
+func TestNobodyCanFollowALoneNode(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		a := w.run("a")
+		w.settle()
+		if a.CanLeave() {
+			t.Error("somebody could")
+		}
+		b := w.run("b") // its cluster is not known yet
+		time.Sleep(time.Second)
+		if a.CanLeave() {
+			t.Error("b could")
+		}
+		b.sync()
+		time.Sleep(grown)
+		if !a.CanLeave() {
+			t.Error("b can't")
+		}
+	}, claimedBy("a", 7))
+}
+
+// Of two nodes that don't hear each other the record chooses one, and with no
+// record to be had both serve.
+func TestTwoNodesLeaveItToTheRecord(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		a, b := w.run("a"), w.run("b")
+		w.settle()
+		time.Sleep(grown)
+		w.setLatency(100 * time.Millisecond)
+		a.unplug()
+		for !b.answers(vip) {
+			if c := w.claim(); c.Node == "b" {
+				time.Sleep(10 * time.Millisecond)
+				b.wantAnswers(true)
+				break
+			}
+			time.Sleep(time.Millisecond)
+		}
+		w.wantClaim("b", 8)
+		a.sync()
+		time.Sleep(time.Second)
+		a.wantAnswers(false)
+	}, claimedBy("a", 7))
+}
+
+// A process that was stopped answers nobody before it has looked around.
+func TestAnswersEndWithTheLoop(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		a := w.run("a")
+		w.settle()
+		a.wantAnswers(true)
+		goOn := a.stopLoop()
+		time.Sleep(2 * deadman)
+		a.wantAnswers(false)
+		goOn()
+		a.wantAnswers(false)
+		time.Sleep(time.Second)
+		a.wantAnswers(true)
+	}, claimedBy("a", 7))
 }
 
 func TestAnInterfaceThatFailsIsNoClaim(t *testing.T) {
@@ -264,12 +424,12 @@ func TestALinkThatGoesDownTakesTheAnnouncementWithIt(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
 		a := w.run("a")
 		w.settle()
-		down := eth0
+		down := a.eth0()
 		down.Up = false
 		a.SetLinks([]link.Link{down})
 		a.wantAnswers(false)
-		a.SetLinks([]link.Link{eth0})
-		time.Sleep(minInterval)
+		a.SetLinks([]link.Link{a.eth0()})
+		time.Sleep(time.Second)
 		a.wantAnswers(true)
 		w.wantTries(0)
 	}, claimedBy("a", 7))
@@ -303,9 +463,7 @@ func TestFailingWritesPauseTogether(t *testing.T) {
 		if n, most := w.tryCount()-before, writers*int(time.Minute/maxBackoff+1); n == 0 || n > most {
 			t.Errorf("%d tries in a minute, want at most %d", n, most)
 		}
-		w.mu.Lock()
-		w.refuse = func() error { return nil }
-		w.mu.Unlock()
+		w.setRefuse(nil)
 		before = w.tryCount()
 		time.Sleep(2 * maxBackoff)
 		w.wantTries(before + n)
@@ -320,9 +478,112 @@ func TestManyClaimsAreWrittenAtOnce(t *testing.T) {
 		a := w.run("a")
 		a.SetLinks([]link.Link{wide})
 		a.sync()
-		time.Sleep(n / writers * w.latency * 11 / 10)
+		time.Sleep(time.Second + n/writers*w.latency*11/10)
 		w.wantTries(n)
 		w.settle()
 		w.wantTries(n)
 	}, addrs...)
+}
+
+func TestANewAddressIsAskedForFirst(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		a := w.runWithoutLinks("a")
+		a.stranger = link.MAC{2, 9, 9, 9, 9, 9}
+		a.SetLinks([]link.Link{a.eth0()})
+		a.sync()
+		time.Sleep(5 * time.Second)
+		a.wantAnswers(false)
+		w.wantClaim("", 0)
+		if len(a.conflicts) != 1 || a.conflicts[0].Conflict == nil || a.conflicts[0].Conflict.MAC != a.stranger {
+			t.Errorf("told %+v", a.conflicts)
+		}
+		a.mu.Lock()
+		a.stranger = link.MAC{}
+		a.mu.Unlock()
+		time.Sleep(2 * time.Minute)
+		a.wantAnswers(true)
+		w.settle()
+		w.wantClaim("a", 1)
+	}, proposed("a"))
+}
+
+func TestWhoTakesOverDoesNotAsk(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		a, b, _ := w.run("a"), w.run("b"), w.run("c")
+		w.settle()
+		time.Sleep(grown)
+		b.stranger = link.MAC{2, 9, 9, 9, 9, 9}
+		a.unplug()
+		time.Sleep(time.Second)
+		for _, s := range w.speakers[1:] {
+			if s.answers(vip) {
+				return
+			}
+		}
+		t.Error("nobody answers")
+	}, claimedBy("a", 7))
+}
+
+func TestTheFirstBackupVerifies(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		a, b, c := w.run("a"), w.run("b"), w.run("c")
+		w.settle()
+		time.Sleep(2 * time.Minute)
+		if len(a.verified) != 0 || len(b.verified)+len(c.verified) != 1 {
+			t.Fatalf("a told %v, b %v, c %v", a.verified, b.verified, c.verified)
+		}
+		got := append(b.verified, c.verified...)[0]
+		if got.Addr != vip || got.State != verify.Answered || got.MAC != a.mac {
+			t.Errorf("told %+v", got)
+		}
+	}, claimedBy("a", 7))
+}
+
+// That an owner is heard doesn't mean that it answers. Two others have to agree
+// before it is replaced.
+func TestAMuteOwnerIsReplaced(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		a, b, c := w.run("a"), w.run("b"), w.run("c")
+		w.settle()
+		a.mu.Lock()
+		a.mute = true
+		a.mu.Unlock()
+		time.Sleep(3 * time.Minute)
+		if !b.answers(vip) && !c.answers(vip) {
+			t.Error("nobody has replaced it")
+		}
+		if a.Remaining() != 0 {
+			t.Error("a does not know")
+		}
+	}, claimedBy("a", 7))
+	bubble(t, func(t *testing.T, w *world) {
+		a, b := w.run("a"), w.run("b")
+		w.settle()
+		a.mu.Lock()
+		a.mute = true
+		a.mu.Unlock()
+		time.Sleep(3 * time.Minute)
+		b.wantAnswers(false) // its word alone is not enough
+		if n := len(b.verified); n == 0 || b.verified[n-1].State != verify.NoAnswer {
+			t.Errorf("b told %+v", b.verified)
+		}
+	}, claimedBy("a", 7))
+}
+
+func TestWhoIsHeardIsTold(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		a, b := w.run("a"), w.run("b")
+		w.settle()
+		time.Sleep(introduction + lookAround)
+		want := []preflight.Segment{{Interface: "eth0", Heard: []string{"b"}, NotHeard: []string{"c"}}}
+		if !slices.EqualFunc(a.segments, want, preflight.Segment.Equal) {
+			t.Errorf("told %+v", a.segments)
+		}
+		b.unplug()
+		time.Sleep(2 * lookAround)
+		want = []preflight.Segment{{Interface: "eth0", NotHeard: []string{"b", "c"}}}
+		if !slices.EqualFunc(a.segments, want, preflight.Segment.Equal) {
+			t.Errorf("told %+v", a.segments)
+		}
+	}, claimedBy("a", 7))
 }

@@ -41,6 +41,16 @@ type Claim struct {
 	L2              v1alpha1.L2Claim
 }
 
+// Outcome is what became of a try to record.
+type Outcome struct {
+	// Reachable says that the API server decided, whatever it did.
+	Reachable bool
+	// Recorded says that it took the claim of Addr.
+	Recorded bool
+	Addr     netip.Addr
+	Claim    Claim
+}
+
 // Recorder writes claims into the status of LoadBalancerIPs.
 type Recorder struct {
 	log    logr.Logger
@@ -57,6 +67,7 @@ type Recorder struct {
 	// there must be decides again.
 	spent   map[netip.Addr]string
 	failing bool
+	told    func(Outcome)
 	// While the API server takes no write there is none before resume:
 	// thousands of addresses must not ask it one by one whether it does again.
 	resume  time.Time
@@ -72,36 +83,40 @@ func NewRecorder(log logr.Logger, reg prometheus.Registerer, c client.StatusClie
 			Name: "fairlead_claim_writes_total",
 			Help: "Writes of claims to the API server, by result: recorded, outdated (another object version decides), failed (is tried again).",
 		}, []string{"result"}),
-		queue: workqueue.NewTypedDelayingQueue[netip.Addr](),
-		tries: workqueue.NewTypedItemExponentialFailureRateLimiter[netip.Addr](minBackoff, maxBackoff),
-		spent: map[netip.Addr]string{},
+		queue:  workqueue.NewTypedDelayingQueue[netip.Addr](),
+		tries:  workqueue.NewTypedItemExponentialFailureRateLimiter[netip.Addr](minBackoff, maxBackoff),
+		wanted: map[netip.Addr]Claim{},
+		spent:  map[netip.Addr]string{},
 	}
 }
 
-// Set makes claims the whole of what is to be recorded. It doesn't wait for
-// the API server. What was to be recorded before and isn't now, because it was
-// recorded or a newer term is known, is dropped. The caller leaves the map
-// alone afterwards.
-func (r *Recorder) Set(claims map[netip.Addr]Claim) {
+// Put makes a claim what is to be recorded of an address. It doesn't wait for
+// the API server.
+func (r *Recorder) Put(addr netip.Addr, c Claim) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for addr := range r.spent {
-		if _, ok := claims[addr]; !ok {
-			delete(r.spent, addr)
-		}
+	was, ok := r.wanted[addr]
+	r.wanted[addr] = c
+	// Against the same object it is written already, or waits its turn: a busy
+	// cluster must not undo the backoff.
+	if !ok || was.ResourceVersion != c.ResourceVersion || was.L2.Term != c.L2.Term {
+		r.queue.Add(addr)
 	}
-	for addr, c := range claims {
-		// Against the same object it is written already, or waits its turn:
-		// a busy cluster must not undo the backoff.
-		if was, ok := r.wanted[addr]; !ok || was.ResourceVersion != c.ResourceVersion {
-			r.queue.Add(addr)
-		}
-	}
-	r.wanted = claims
 }
 
-// Run writes until ctx is done, and returns nil then. It can be called once.
-func (r *Recorder) Run(ctx context.Context) error {
+// Drop ends the tries to record a claim of the address, if there are any: it
+// was recorded, or a better one is known.
+func (r *Recorder) Drop(addr netip.Addr) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.wanted, addr)
+	delete(r.spent, addr)
+}
+
+// Run writes until ctx is done, and returns nil then. It calls told, from
+// several goroutines, after each try. It can be called once.
+func (r *Recorder) Run(ctx context.Context, told func(Outcome)) error {
+	r.told = told
 	var done sync.WaitGroup
 	for range writers {
 		done.Go(func() {
@@ -147,10 +162,12 @@ func (r *Recorder) record(ctx context.Context, addr netip.Addr) {
 		r.writes.WithLabelValues("failed").Inc()
 		r.failed(ctx, err)
 		r.queue.AddAfter(addr, r.tries.When(addr))
+		r.told(Outcome{Addr: addr, Claim: c})
 		return
 	}
 	r.tries.Forget(addr)
 	r.succeeded(addr, c)
+	r.told(Outcome{Reachable: true, Recorded: err == nil, Addr: addr, Claim: c})
 }
 
 // failed logs the first failure, and makes all writes pause for longer and

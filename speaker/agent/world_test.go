@@ -3,11 +3,13 @@
 package agent
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -16,6 +18,7 @@ import (
 	"github.com/go-logr/logr"
 	"github.com/go-logr/logr/funcr"
 	"github.com/prometheus/client_golang/prometheus"
+	"go4.org/netipx"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -24,9 +27,15 @@ import (
 
 	"github.com/fairlead-lb/fairlead/api/v1alpha1"
 	"github.com/fairlead-lb/fairlead/plan"
+	"github.com/fairlead-lb/fairlead/plan/kube"
+	"github.com/fairlead-lb/fairlead/speaker/conflict"
 	"github.com/fairlead-lb/fairlead/speaker/l2"
 	"github.com/fairlead-lb/fairlead/speaker/link"
+	"github.com/fairlead-lb/fairlead/speaker/mesh"
+	"github.com/fairlead-lb/fairlead/speaker/mesh/udp"
+	"github.com/fairlead-lb/fairlead/speaker/preflight"
 	"github.com/fairlead-lb/fairlead/speaker/source"
+	"github.com/fairlead-lb/fairlead/speaker/verify"
 )
 
 var (
@@ -49,6 +58,7 @@ type world struct {
 
 	mu    sync.Mutex
 	tries []time.Duration // of writes
+	by    []string        // and by whom
 	start time.Time
 }
 
@@ -56,17 +66,36 @@ type world struct {
 type speaker struct {
 	*Agent
 	world   *world
+	node    string
+	mac     link.MAC
+	inbox   chan udp.Datagram
 	changed chan struct{}
 	stop    context.CancelFunc
 	ended   chan error
 
 	mu      sync.Mutex
-	state   *source.State
+	synced  bool
+	state   source.State
 	desired map[netip.Addr]l2.Want
-	sets    int
+	silent  []string
+	until   time.Time
+	looks   int
+	stopped chan struct{} // what looks wait for, if anything
+	said    []netip.Addr  // announced anew
 	logged  []string
 	broken  error // what interfaces fail with
 	closed  bool
+	// What it told.
+	conflicts []conflict.Report
+	verified  []verify.Result
+	segments  []preflight.Segment
+	// stranger is the MAC of another host that has vip, if there is one.
+	stranger link.MAC
+	// mute says that nobody gets an answer from it, though it is heard.
+	mute bool
+	// unplugged is a node that the others don't hear, and its kernel neither;
+	// crashed is one whose kernel answers.
+	unplugged, crashed bool
 }
 
 // bubble runs a test in a world with the nodes a, b and c.
@@ -100,10 +129,18 @@ func bubble(t *testing.T, test func(t *testing.T, w *world), addrs ...*v1alpha1.
 }
 
 func (w *world) patch(ctx context.Context, c client.Client, sub string, obj client.Object, patch client.Patch, opts ...client.SubResourcePatchOption) error {
-	time.Sleep(w.latency)
+	w.mu.Lock()
+	latency := w.latency
+	w.mu.Unlock()
+	time.Sleep(latency)
+	body, err := patch.Data(obj)
+	if err != nil {
+		return err
+	}
 	w.mu.Lock()
 	w.tries = append(w.tries, time.Since(w.start))
-	err := w.refuse()
+	w.by = append(w.by, string(body))
+	err = w.refuse()
 	w.mu.Unlock()
 	if err != nil {
 		return err
@@ -111,27 +148,247 @@ func (w *world) patch(ctx context.Context, c client.Client, sub string, obj clie
 	return c.SubResource(sub).Patch(ctx, obj, patch, opts...)
 }
 
+func (w *world) setRefuse(err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.refuse = func() error { return err }
+}
+
+func (w *world) setLatency(d time.Duration) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.latency = d
+}
+
+// triesOf counts the writes that claim for a node.
+func (w *world) triesOf(node string) (n int) {
+	synctest.Wait()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, body := range w.by {
+		if strings.Contains(body, fmt.Sprintf(`"node":%q`, node)) {
+			n++
+		}
+	}
+	return n
+}
+
+// restart starts a speaker that crashed anew.
+func (w *world) restart(s *speaker) *speaker {
+	s.unplug() // another takes its place on the wire
+	again := w.run(s.node)
+	again.sync()
+	return again
+}
+
 // run starts the speaker of a node. It has its interfaces, but no state before
 // sync.
 func (w *world) run(node string) *speaker {
 	s := w.runWithoutLinks(node)
-	s.SetLinks([]link.Link{eth0})
+	s.SetLinks([]link.Link{s.eth0()})
 	return s
 }
 
 func (w *world) runWithoutLinks(node string) *speaker {
-	s := &speaker{world: w, changed: make(chan struct{}, 1), ended: make(chan error, 1)}
+	i := byte(slices.Index([]string{"a", "b", "c"}, node))
+	s := &speaker{
+		world: w, node: node, mac: link.MAC{2, 0, 0, 0, 0, 1 + i}, inbox: make(chan udp.Datagram, 1000),
+		changed: make(chan struct{}, 1), ended: make(chan error, 1), desired: map[netip.Addr]l2.Want{},
+		state: source.State{Addresses: map[netip.Addr]source.Address{}},
+	}
 	log := funcr.New(func(_, args string) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		s.logged = append(s.logged, args)
 	}, funcr.Options{})
-	s.Agent = New(log, node, s, s, NewRecorder(logr.Discard(), prometheus.NewRegistry(), w.api))
 	ctx, cancel := context.WithCancel(w.t.Context())
 	s.stop = cancel
+	s.Agent = New(Options{
+		Log: log, Registry: prometheus.NewRegistry(), Source: s,
+		Mesh:      mesh.Config{Node: node, Boot: uint64(time.Now().UnixNano()) + uint64(i)},
+		Recorder:  NewRecorder(logr.Discard(), prometheus.NewRegistry(), w.api),
+		Seen:      s,
+		Segments:  func([]link.Link, []string) {},
+		Peers:     s.setPeers,
+		Doubt:     func() {},
+		Responder: func(sighted func(l2.Sighting)) Responder { return &responder{s, sighted} },
+		Transport: func(deliver func(udp.Datagram)) Transport {
+			go func() {
+				for {
+					select {
+					case <-ctx.Done():
+						return
+					case d := <-s.inbox:
+						deliver(d)
+					}
+				}
+			}()
+			return &transport{s}
+		},
+	})
 	go func() { s.ended <- s.Run(ctx) }()
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	w.speakers = append(w.speakers, s)
 	return s
+}
+
+// stopLoop has the loop stop until goOn is called.
+func (s *speaker) stopLoop() (goOn func()) {
+	stopped := make(chan struct{})
+	s.mu.Lock()
+	s.stopped = stopped
+	s.mu.Unlock()
+	s.poke()
+	return func() { close(stopped) }
+}
+
+// eth0 returns the node's interface.
+func (s *speaker) eth0() link.Link {
+	l := eth0
+	l.MAC = s.mac
+	l.Prefixes = []netip.Prefix{netip.PrefixFrom(s.addr(), 24)}
+	return l
+}
+
+// addr is the node's own address.
+func (s *speaker) addr() netip.Addr { return netip.AddrFrom4([4]byte{192, 0, 2, s.mac[5]}) }
+
+// others returns the speakers at the other end of the wire.
+func (s *speaker) others() []*speaker {
+	w := s.world
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.DeleteFunc(slices.Clone(w.speakers), func(o *speaker) bool { return o == s || !s.connected() || !o.connected() })
+}
+
+func (s *speaker) connected() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return !s.unplugged
+}
+
+// unplug takes the node off the wire.
+func (s *speaker) unplug() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.unplugged = true
+}
+
+// Conflict and Verified take what the speaker finds out.
+func (s *speaker) Conflict(r conflict.Report) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.conflicts = append(s.conflicts, r)
+}
+
+func (s *speaker) Verified(r verify.Result) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.verified = append(s.verified, r)
+}
+
+func (s *speaker) setPeers(p []preflight.Segment) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.segments = p
+}
+
+// crash ends the speaker, and leaves the kernel.
+func (s *speaker) crash() {
+	s.stop()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.crashed = true
+}
+
+// transport is the mesh's end of the wire.
+type transport struct{ s *speaker }
+
+func (t *transport) Set([]link.Link) bool { return true }
+
+func (t *transport) Close() {}
+
+func (t *transport) Send(index int, to netip.Addr, payload []byte) {
+	for _, o := range t.s.others() {
+		if to.IsValid() && to != o.addr() {
+			continue
+		}
+		o.inbox <- udp.Datagram{Interface: index, From: t.s.addr(), TTL: 255, Payload: bytes.Clone(payload)}
+	}
+}
+
+// responder is that of addresses.
+type responder struct {
+	s       *speaker
+	sighted func(l2.Sighting)
+}
+
+func (r *responder) Set(_ []link.Link, desired map[netip.Addr]l2.Want) map[l2.Place]error {
+	s := r.s
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.desired = maps.Clone(desired)
+	if s.broken != nil {
+		return map[l2.Place]error{{Interface: "eth0", Family: l2.IPv4}: s.broken}
+	}
+	return nil
+}
+
+func (r *responder) Silence(names []string) {
+	r.s.mu.Lock()
+	defer r.s.mu.Unlock()
+	r.s.silent = slices.Clone(names)
+}
+
+func (r *responder) AnswerUntil(t time.Time) {
+	r.s.mu.Lock()
+	defer r.s.mu.Unlock()
+	r.s.until = t
+}
+
+func (r *responder) Announce(addr netip.Addr) {
+	r.s.mu.Lock()
+	defer r.s.mu.Unlock()
+	r.s.said = append(r.s.said, addr)
+}
+
+func (r *responder) Refresh(string) {}
+
+// Ask has the kernels of other nodes answer for their own addresses, and their
+// speakers for what they announce.
+func (r *responder) Ask(name string, addr netip.Addr, _ link.MAC, _ bool) error {
+	answer := func(mac link.MAC) {
+		go r.sighted(l2.Sighting{Interface: name, Addr: addr, MAC: mac, At: time.Now(), Reply: true})
+	}
+	for _, o := range r.s.others() {
+		if o.addr() == addr {
+			answer(o.mac)
+		} else if mac := o.answersWith(addr); mac != (link.MAC{}) {
+			answer(mac)
+		}
+	}
+	r.s.mu.Lock()
+	defer r.s.mu.Unlock()
+	if addr == vip && r.s.stranger != (link.MAC{}) {
+		answer(r.s.stranger)
+	}
+	return nil
+}
+
+// LastReceived is now: somebody always asks for something.
+func (r *responder) LastReceived(string) time.Time {
+	if !r.s.connected() {
+		return time.Time{}
+	}
+	return time.Now()
+}
+
+func (r *responder) Close() {
+	r.s.mu.Lock()
+	defer r.s.mu.Unlock()
+	r.s.closed = true
+	r.s.desired = nil
 }
 
 // sync lets a speaker's cache see the API server as it is.
@@ -140,16 +397,37 @@ func (s *speaker) sync() {
 	if err := s.world.api.List(context.Background(), &list); err != nil {
 		s.world.t.Fatal(err)
 	}
-	st := source.State{Nodes: slices.Collect(maps.Values(s.world.nodes)), Addresses: map[netip.Addr]source.Address{}}
+	st := source.State{
+		Cluster: "cluster", Addresses: map[netip.Addr]source.Address{}, NodesChanged: true,
+		Ranges: []netipx.IPRange{netipx.RangeOfPrefix(netip.MustParsePrefix("192.0.2.0/24"))}, ScopesChanged: true,
+		Advertising: kube.NewAdvertising(nil, nil, nil),
+	}
+	for i, name := range []string{"a", "b", "c"} {
+		addr := netip.PrefixFrom(netip.AddrFrom4([4]byte{192, 0, 2, byte(1 + i)}), 24)
+		st.Speakers = append(st.Speakers, &v1alpha1.Speaker{
+			ObjectMeta: metav1.ObjectMeta{Name: name},
+			Status: v1alpha1.SpeakerStatus{Interfaces: []v1alpha1.Interface{{
+				Name: "eth0", MAC: link.MAC{2, 0, 0, 0, 0, byte(1 + i)}.String(), Up: true, Addresses: []v1alpha1.InterfaceAddress{v1alpha1.InterfaceAddress(addr.String())},
+			}}},
+		})
+	}
+	st.SpeakersChanged = true
+	st.Nodes = slices.SortedFunc(maps.Values(s.world.nodes), func(a, b plan.Node) int { return strings.Compare(a.Name, b.Name) })
 	for _, p := range list.Items {
 		a := plan.Address{Addr: netip.MustParseAddr(p.Spec.Address), Proposed: p.Spec.Owner, Services: []plan.Service{{Name: "web"}}}
 		if c := p.Status.L2; c != nil {
 			a.Claim = plan.Claim{Node: c.Node, Term: c.Term}
 		}
-		st.Addresses[a.Addr] = source.Address{Address: a, Record: source.Record{Name: p.Name, ResourceVersion: p.ResourceVersion, Claim: p.Status.L2}}
+		st.Addresses[a.Addr] = source.Address{Address: a, Record: source.Record{Name: p.Name, ResourceVersion: p.ResourceVersion, Claim: p.Status.L2, Status: p.Status}}
+		st.Changed = append(st.Changed, a.Addr)
 	}
 	s.mu.Lock()
-	s.state = &st
+	for addr := range s.state.Addresses {
+		if _, ok := st.Addresses[addr]; !ok {
+			st.Gone = append(st.Gone, addr)
+		}
+	}
+	s.state, s.synced = st, true
 	s.mu.Unlock()
 	s.poke()
 }
@@ -175,45 +453,46 @@ func (s *speaker) Changed() <-chan struct{} { return s.changed }
 
 func (s *speaker) State() (source.State, bool) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.state == nil {
-		return source.State{}, false
+	s.looks++
+	st, synced, stopped := s.state, s.synced, s.stopped
+	s.mu.Unlock()
+	if stopped != nil {
+		<-stopped
 	}
-	return *s.state, true
+	return st, synced
 }
 
-func (s *speaker) Set(_ []link.Link, desired map[netip.Addr]l2.Want) map[l2.Place]error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.desired = desired
-	s.sets++
-	if s.broken != nil {
-		return map[l2.Place]error{{Interface: "eth0", Family: l2.IPv4}: s.broken}
-	}
-	return nil
-}
-
-func (s *speaker) Close() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.closed = true
-}
-
-func (s *speaker) setCount() int {
+func (s *speaker) lookCount() int {
 	synctest.Wait()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.sets
+	return s.looks
 }
 
-// answers tells whether the node answers for the address now.
-func (s *speaker) answers(addr netip.Addr) bool {
+// answersAs returns the MAC that the node answers with for the address now,
+// zero if it doesn't.
+func (s *speaker) answersAs(addr netip.Addr) link.MAC {
 	synctest.Wait()
+	return s.answersWith(addr)
+}
+
+func (s *speaker) answersWith(addr netip.Addr) link.MAC {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	_, ok := s.desired[addr]
-	return ok
+	want, ok := s.desired[addr]
+	switch as := want.As["eth0"]; {
+	case !ok || s.mute || time.Now().After(s.until):
+		return link.MAC{}
+	case as != link.MAC{}:
+		return as
+	case slices.Contains(s.silent, "eth0"):
+		return link.MAC{}
+	}
+	return s.mac
 }
+
+// answers tells whether the node answers for the address with its own MAC.
+func (s *speaker) answers(addr netip.Addr) bool { return s.answersAs(addr) == s.mac }
 
 func (s *speaker) wantAnswers(want bool) {
 	s.world.t.Helper()
@@ -263,14 +542,6 @@ func (w *world) propose(node string) {
 	obj := &v1alpha1.LoadBalancerIP{ObjectMeta: metav1.ObjectMeta{Name: vip.String()}}
 	if err := w.api.Patch(context.Background(), obj, client.RawPatch(types.MergePatchType, patch)); err != nil {
 		w.t.Fatal(err)
-	}
-}
-
-// lose makes a node NotReady, or gone.
-func (w *world) lose(node string, gone bool) {
-	delete(w.nodes, node)
-	if !gone {
-		w.nodes[node] = plan.Node{Name: node}
 	}
 }
 

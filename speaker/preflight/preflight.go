@@ -5,6 +5,7 @@ package preflight
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -156,6 +157,11 @@ type Segment struct {
 	Interface string
 	// Heard and NotHeard are the nodes of these speakers.
 	Heard, NotHeard []string
+}
+
+// Equal tells whether two segments are the same.
+func (s Segment) Equal(o Segment) bool {
+	return s.Interface == o.Interface && slices.Equal(s.Heard, o.Heard) && slices.Equal(s.NotHeard, o.NotHeard)
 }
 
 // Mesh returns the condition of the hellos between speakers.

@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/go-logr/logr"
+
+	"github.com/fairlead-lb/fairlead/speaker/mesh"
+)
+
+const (
+	// askTimeout is how long it may take to learn whether the end is a restart.
+	askTimeout = time.Second
+	// toldTime is how long peers need to hear that it is: three hellos.
+	toldTime = 300 * time.Millisecond
+	// drainTimeout ends a drain in which nobody takes over, well before a
+	// kubelet's patience of 30 s does.
+	drainTimeout = 10 * time.Second
+	// drainPoll is between two looks at what is left.
+	drainPoll = 20 * time.Millisecond
+	// minKey is the length of a key in bytes.
+	minKey = 16
+)
+
+// leaver is a speaker that is about to end.
+type leaver interface {
+	Leave(mesh.Leaving)
+	Draining() bool
+	// Remaining is the number of addresses that it still answers for.
+	Remaining() int
+	// CanLeave tells whether there is anybody to take them over.
+	CanLeave() bool
+}
+
+// restarts tells whether an end is a restart.
+type restarts interface {
+	Restarting(ctx context.Context, draining bool) bool
+}
+
+// leave tells the other speakers of the end. After a restart this speaker will
+// be back, so they stand in for it; else they take its addresses over, and it
+// answers until they have.
+func leave(ctx context.Context, log logr.Logger, speaker leaver, stand restarts) {
+	ask, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	if stand.Restarting(ask, speaker.Draining()) {
+		log.Info("Restarting: other speakers stand in")
+		speaker.Leave(mesh.Restart)
+		pause(ctx, toldTime)
+		return
+	}
+	n := speaker.Remaining()
+	log.Info("Ending: other speakers take over", "addresses", n)
+	speaker.Leave(mesh.Drain)
+	pause(ctx, toldTime)
+	for end := time.Now().Add(drainTimeout); speaker.Remaining() > 0; {
+		if !speaker.CanLeave() || !time.Now().Before(end) || !pause(ctx, drainPoll) {
+			log.Info("Nobody took over", "addresses", speaker.Remaining())
+			return
+		}
+	}
+}
+
+// pause reports whether the time went by before ctx was done.
+func pause(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return true
+	}
+}
+
+// readKey returns the key in a file, nil for no file. White space at its end
+// is not part of it.
+func readKey(path string) ([]byte, error) {
+	if path == "" {
+		return nil, nil
+	}
+	key, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("--mesh-key-file: %w", err)
+	}
+	key = bytes.TrimRight(key, " \t\r\n")
+	if len(key) < minKey {
+		return nil, fmt.Errorf("--mesh-key-file: %s has %d bytes, and a key needs %d", path, len(key), minKey)
+	}
+	return key, nil
+}

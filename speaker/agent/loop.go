@@ -1,0 +1,193 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"context"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/fairlead-lb/fairlead/speaker/link"
+	"github.com/fairlead-lb/fairlead/speaker/mesh"
+)
+
+const (
+	// minInterval is between two looks at the cluster: the first event is
+	// acted on at once, a burst is taken together. A look that took long is
+	// followed by a rest of restFactor times as long, so that a busy cluster
+	// takes no more than a share of a core.
+	minInterval = 50 * time.Millisecond
+	restFactor  = 10
+	// retryInterval is the wait before an interface that couldn't be used is
+	// tried again.
+	retryInterval = 2 * time.Second
+)
+
+func (a *Agent) loop(ctx context.Context) {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	var look, retry time.Time // when to look at the cluster, and at what failed; zero for not at all
+	var rest time.Time        // not to look before
+	for {
+		var links []link.Link
+		select {
+		case <-ctx.Done():
+			return
+		case <-timer.C:
+		case <-a.wake:
+		case links = <-a.links:
+		case <-a.source.Changed():
+			look = latest(time.Now(), rest)
+		}
+		now := time.Now()
+		if links != nil {
+			a.setLinks(now, links)
+		}
+		if !look.IsZero() && !now.Before(look) {
+			look = time.Time{}
+			a.look(now)
+			took := time.Since(now)
+			rest = now.Add(max(minInterval, restFactor*took))
+			now = now.Add(took)
+		}
+		if !retry.IsZero() && !now.Before(retry) {
+			retry = time.Time{}
+			a.retry()
+		}
+		next, failing := a.step(now)
+		switch {
+		case !failing:
+			retry = time.Time{}
+		case retry.IsZero():
+			retry = now.Add(retryInterval)
+		}
+		for _, t := range [...]time.Time{look, retry} {
+			if !t.IsZero() && t.Before(next) {
+				next = t
+			}
+		}
+		timer.Reset(time.Until(next))
+	}
+}
+
+func latest(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}
+
+// setLinks takes the node's interfaces.
+func (a *Agent) setLinks(now time.Time, links []link.Link) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.view.setLinks(links)
+	a.setSegments(now)
+	if a.view.complete() {
+		a.machine.Reconsider(now)
+		a.setAddresses(now, a.view.all(), nil)
+	}
+}
+
+// look takes what is new of the cluster.
+func (a *Agent) look(now time.Time) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	first := !a.view.complete()
+	s, ok := a.source.State()
+	if !ok {
+		return
+	}
+	a.view.setState(s)
+	if !a.view.nodes[a.view.self].Alive {
+		a.doubt()
+	}
+	if first {
+		a.machine.SetCluster(now, a.view.cluster())
+		a.machine.SetRecorder(now, true) // it could be read
+	}
+	if first || s.ScopesChanged || s.SpeakersChanged || slices.ContainsFunc(s.Changed, func(addr netip.Addr) bool {
+		return a.view.strays(addr, a.wire.segments)
+	}) {
+		a.setSegments(now)
+	}
+	switch {
+	case !a.view.complete():
+	case first:
+		a.setAddresses(now, a.view.all(), nil)
+	case s.NodesChanged:
+		a.machine.Reconsider(now)
+		a.setAddresses(now, a.view.all(), s.Gone)
+	default:
+		a.setAddresses(now, s.Changed, s.Gone)
+	}
+}
+
+// setSegments tells the machine and the wire where other speakers are met.
+func (a *Agent) setSegments(now time.Time) {
+	segments := a.view.segments()
+	own := make([]mesh.Segment, len(segments))
+	for i, l := range segments {
+		own[i] = mesh.Segment{Index: l.Index, Name: l.Name, MAC: l.MAC, Up: l.Up}
+	}
+	a.machine.SetSegments(now, own)
+	a.machine.SetPeers(now, a.view.peers(segments))
+	a.wire.setSegments(segments)
+	a.setCluster(now, segments)
+	if a.view.complete() {
+		names := make([]string, len(segments))
+		for i, l := range segments {
+			names[i] = l.Name
+		}
+		a.tellSegments(a.view.links, names)
+	}
+}
+
+// setAddresses tells the machine of addresses that may differ.
+func (a *Agent) setAddresses(now time.Time, changed, gone []netip.Addr) {
+	addresses, released := a.view.addresses(changed, func(addr netip.Addr) string {
+		c, _ := a.machine.Claim(addr)
+		return c.Node
+	})
+	gone = append(released, gone...)
+	a.machine.SetAddresses(now, addresses, gone)
+	for _, addr := range changed {
+		a.wire.touch(addr)
+	}
+	for _, addr := range gone {
+		a.wire.touch(addr)
+	}
+	a.ready.Store(true)
+}
+
+// retry tries again what couldn't be used.
+func (a *Agent) retry() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.wire.again()
+}
+
+// step lets the machine do what is due, and does what it says. It returns when
+// to be called again, and whether something can't be used.
+func (a *Agent) step(now time.Time) (next time.Time, failing bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, l := range a.wire.segments {
+		if at := a.responder.LastReceived(l.Name); !at.IsZero() {
+			a.machine.Received(now, l.Index, at)
+		}
+	}
+	replies, others := a.sightings.take()
+	for _, s := range replies {
+		if index, ok := a.wire.index(s.Interface); ok {
+			a.machine.Answered(now, index, s.Addr, s.MAC)
+		}
+	}
+	a.observe(now, others)
+	a.machine.Tick(now)
+	a.do(now, a.machine.Output())
+	a.record(now)
+	a.tell()
+	return a.watch.next(a.machine.Next()), a.wire.failing()
+}
