@@ -36,7 +36,7 @@ func newMetrics(r prometheus.Registerer) metrics {
 			Name: "fairlead_l2_standing_in", Help: "Addresses that are answered with the MAC of another node, whose speaker is away.",
 		}),
 		takeovers: f.NewCounter(prometheus.CounterOpts{
-			Name: "fairlead_l2_takeovers_total", Help: "Addresses that this node has claimed while another node had the claim.",
+			Name: "fairlead_l2_takeovers_total", Help: "Addresses that this node began to announce while the claim on record was another node's.",
 		}),
 	}
 }
@@ -85,6 +85,9 @@ func (a *Agent) tell() {
 		case owns && !t.own[addr]:
 			added++
 			t.own[addr] = true
+			if was := a.view.state.Addresses[addr].Record.Claim; was != nil && was.Node != a.node {
+				a.metrics.takeovers.Inc()
+			}
 			claim, _ := a.machine.Claim(addr)
 			a.log.V(1).Info("Announcing address", "address", addr, "interfaces", a.wire.wants[addr].Interfaces, "term", claim.Term)
 		case !owns && t.own[addr]:
