@@ -71,7 +71,8 @@ type key struct {
 
 // New returns a Transport that does nothing before Set. It calls deliver for
 // each datagram, from one goroutine for each interface and family; the payload
-// is deliver's until it returns.
+// is deliver's until it returns. No other method waits for deliver: it may come
+// once more after its interface was taken away.
 func New(log logr.Logger, reg prometheus.Registerer, port uint16, deliver func(Datagram)) *Transport {
 	f := promauto.With(reg)
 	return &Transport{
@@ -166,7 +167,7 @@ func (t *Transport) Send(index int, to netip.Addr, payload []byte) {
 	}
 }
 
-// Close closes every socket. Nothing is delivered afterwards.
+// Close closes every socket.
 func (t *Transport) Close() { t.Set(nil) }
 
 func (t *Transport) open(k key) (*conn, error) {
@@ -179,7 +180,7 @@ func (t *Transport) open(k key) (*conn, error) {
 		socket: s, stop: cancel,
 		sent: t.sent.WithLabelValues(k.name), failed: t.failed.WithLabelValues(k.name),
 	}
-	c.done.Go(func() { t.receive(ctx, c) })
+	go t.receive(ctx, c)
 	return c, nil
 }
 
@@ -211,13 +212,11 @@ type conn struct {
 	*socket
 	sent, failed prometheus.Counter
 	stop         context.CancelFunc
-	done         sync.WaitGroup
 }
 
 func (c *conn) close() {
 	c.stop()
 	c.socket.Close()
-	c.done.Wait()
 }
 
 // pause reports whether the time went by before ctx was done.

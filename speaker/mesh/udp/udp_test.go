@@ -8,6 +8,7 @@ import (
 	"os"
 	"runtime"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -323,4 +324,24 @@ func TestFamilies(t *testing.T) {
 // writeSysctl turns a setting of the thread's namespace off.
 func writeSysctl(name string) error {
 	return os.WriteFile("/proc/sys/"+name, []byte("0"), 0o644)
+}
+
+// Whoever takes datagrams under a lock may change the interfaces under it.
+func TestChangingTheInterfacesWaitsForNoDelivery(t *testing.T) {
+	s := newStations(t, "eth0")
+	a, b := s[0], s[1]
+	delivering, goOn := make(chan struct{}), make(chan struct{})
+	var once sync.Once
+	b.transport = New(logr.Discard(), prometheus.NewRegistry(), port, func(Datagram) {
+		once.Do(func() { close(delivering) })
+		<-goOn
+	})
+	a.set(t, a.links...)
+	b.set(t, b.links...)
+	a.transport.Send(a.links[0].Index, netip.Addr{}, []byte("hello"))
+	<-delivering
+	b.set(t)
+	b.set(t, b.links...)
+	b.transport.Close()
+	close(goOn)
 }
