@@ -118,7 +118,8 @@ type Agent struct {
 	tellPeers    func([]preflight.Segment)
 	doubt        func()
 
-	// mu guards what the receivers of frames share with the loop.
+	// mu guards what the receivers of frames share with the loop. The machine's
+	// time is read under it, so that it never goes back.
 	mu      sync.Mutex
 	machine *mesh.Machine
 	view    view
@@ -170,11 +171,10 @@ func (a *Agent) Run(ctx context.Context) error {
 
 // deliver takes a frame of another speaker.
 func (a *Agent) deliver(d udp.Datagram) {
-	now := time.Now()
+	at := time.Now().Add(-d.Age)
 	a.mu.Lock()
-	a.machine.Receive(now, mesh.Packet{
-		Interface: d.Interface, From: d.From.WithZone(""), TTL: d.TTL, At: now.Add(-d.Age), Payload: d.Payload,
-	})
+	now := time.Now()
+	a.machine.Receive(now, mesh.Packet{Interface: d.Interface, From: d.From.WithZone(""), TTL: d.TTL, At: at, Payload: d.Payload})
 	due := !a.machine.Next().After(now)
 	a.mu.Unlock()
 	if due {
@@ -191,8 +191,8 @@ func (a *Agent) sighted(s l2.Sighting) {
 
 // recorded takes what became of a try to record a claim.
 func (a *Agent) recorded(o Outcome) {
-	now := time.Now()
 	a.mu.Lock()
+	now := time.Now()
 	a.machine.SetRecorder(now, o.Reachable)
 	if o.Recorded {
 		a.machine.Recorded(now, o.Addr, mesh.Claim{Node: o.Claim.L2.Node, Term: o.Claim.L2.Term})

@@ -42,11 +42,11 @@ func (a *Agent) loop(ctx context.Context) {
 		}
 		now := time.Now()
 		if links != nil {
-			a.setLinks(now, links)
+			a.setLinks(links)
 		}
 		if !look.IsZero() && !now.Before(look) {
 			look = time.Time{}
-			a.look(now)
+			a.look()
 			took := time.Since(now)
 			rest = now.Add(max(minInterval, restFactor*took))
 			now = now.Add(took)
@@ -55,7 +55,7 @@ func (a *Agent) loop(ctx context.Context) {
 			retry = time.Time{}
 			a.retry()
 		}
-		next, failing := a.step(now)
+		next, failing := a.step()
 		switch {
 		case !failing:
 			retry = time.Time{}
@@ -79,9 +79,10 @@ func latest(a, b time.Time) time.Time {
 }
 
 // setLinks takes the node's interfaces.
-func (a *Agent) setLinks(now time.Time, links []link.Link) {
+func (a *Agent) setLinks(links []link.Link) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	now := time.Now()
 	a.view.setLinks(links)
 	a.setSegments(now)
 	if a.view.complete() {
@@ -91,9 +92,10 @@ func (a *Agent) setLinks(now time.Time, links []link.Link) {
 }
 
 // look takes what is new of the cluster.
-func (a *Agent) look(now time.Time) {
+func (a *Agent) look() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	now := time.Now()
 	first := !a.view.complete()
 	s, ok := a.source.State()
 	if !ok {
@@ -170,9 +172,10 @@ func (a *Agent) retry() {
 
 // step lets the machine do what is due, and does what it says. It returns when
 // to be called again, and whether something can't be used.
-func (a *Agent) step(now time.Time) (next time.Time, failing bool) {
+func (a *Agent) step() (next time.Time, failing bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	now := time.Now()
 	for _, l := range a.wire.segments {
 		if at := a.responder.LastReceived(l.Name); !at.IsZero() {
 			a.machine.Received(now, l.Index, at)
