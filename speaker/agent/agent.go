@@ -122,6 +122,7 @@ type Agent struct {
 	// time is read under it, so that it never goes back.
 	mu      sync.Mutex
 	machine *mesh.Machine
+	cluster uint64 // the mesh's name for it, 0 while that isn't known
 	view    view
 	wire    wire
 	tales   tales

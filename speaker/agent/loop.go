@@ -83,7 +83,9 @@ func (a *Agent) setLinks(links []link.Link) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	now := time.Now()
-	a.view.setLinks(links)
+	if !a.view.setLinks(links) {
+		return
+	}
 	a.setSegments(now)
 	if a.view.complete() {
 		a.machine.Reconsider(now)
@@ -106,8 +108,13 @@ func (a *Agent) look() {
 		a.doubt()
 	}
 	if first {
-		a.machine.SetCluster(now, a.view.cluster())
 		a.machine.SetRecorder(now, true) // it could be read
+	}
+	if a.cluster == 0 {
+		// Once it is known it stays: speakers that took another name at other
+		// times would not hear each other.
+		a.cluster = a.view.cluster()
+		a.machine.SetCluster(now, a.cluster)
 	}
 	if first || s.ScopesChanged || s.SpeakersChanged || slices.ContainsFunc(s.Changed, func(addr netip.Addr) bool {
 		return a.view.strays(addr, a.wire.segments)

@@ -55,10 +55,23 @@ func (v *view) Successors(addr netip.Addr) []string {
 	return plan.Successors(v.state.Addresses[addr].Address, v.nodes)
 }
 
-// setLinks takes the node's interfaces.
-func (v *view) setLinks(links []link.Link) {
+// setLinks takes the node's interfaces, and reports whether that makes a
+// difference: the interfaces of Pods come and go all the time.
+func (v *view) setLinks(links []link.Link) bool {
+	known := v.linked && slices.EqualFunc(v.ofUse(v.links), v.ofUse(links), link.Link.Equal)
 	v.links, v.linked = links, true
-	v.setNodes(v.nodes)
+	if !known {
+		v.setNodes(v.nodes)
+	}
+	return !known
+}
+
+// ofUse returns the links that an address could be on, wherever pools are.
+func (v *view) ofUse(links []link.Link) []link.Link {
+	return slices.DeleteFunc(slices.Clone(links), func(l link.Link) bool {
+		onNetwork := slices.ContainsFunc(l.Prefixes, func(p netip.Prefix) bool { return !p.Addr().IsLinkLocalUnicast() })
+		return !l.ARP || !onNetwork && !(v.synced && v.state.Advertising.Names(v.node, l.Name))
+	})
 }
 
 // setState takes the cluster.
