@@ -77,8 +77,11 @@ func (v *view) ofUse(links []link.Link) []link.Link {
 // setState takes the cluster.
 func (v *view) setState(s source.State) {
 	v.state, v.synced = s, true
-	if s.NodesChanged {
+	switch {
+	case s.NodesChanged:
 		v.setNodes(s.Nodes)
+	case s.ScopesChanged:
+		v.setNodes(v.nodes) // other links may be of use
 	}
 }
 

@@ -104,7 +104,10 @@ func (a *Agent) mayAnnounce(now time.Time, ans mesh.Answer) bool {
 func (a *Agent) observe(now time.Time, seen []l2.Sighting) {
 	for _, s := range seen {
 		kind := conflict.Claim
-		if s.Reply {
+		switch {
+		case s.Probe:
+			kind = conflict.Probe
+		case s.Reply:
 			kind = conflict.Answer
 			a.watch.verifies.Answered(now, s.Interface, s.Addr, s.MAC)
 		}

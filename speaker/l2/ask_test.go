@@ -128,3 +128,33 @@ func TestLastReceived(t *testing.T) {
 		lan.says("eth0", IPv4, error(unix.EIO))
 	})
 }
+
+// Another station may want an address at the same time as this one. Once it is
+// answered for here, that is the answer.
+func TestAProbeOfAnotherStationIsSeenWhileWeAskToo(t *testing.T) {
+	for name, tt := range map[string]struct {
+		family Family
+		addr   netip.Addr
+		probe  []byte
+		want   string
+	}{
+		"ARP": {IPv4, other, appendRequest(nil, broadcast, otherMAC, netip.IPv4Unspecified(), other), "192.0.2.99 is 3, or is to be on eth0"},
+		"NDP": {IPv6, other6, appendSolicitation(nil, groupMAC(solicitedNode(other6)), otherMAC, netip.IPv6Unspecified(), other6), "2001:db8::5:99 is 3, or is to be on eth0"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, r *Responder, lan *fakeLAN) {
+				set(t, r, all, nil)
+				lan.says("eth0", tt.family, tt.probe)
+				wantLines(t, lan.takeSeen())
+				if err := r.Ask("eth0", tt.addr, link.MAC{}, true); err != nil {
+					t.Fatal(err)
+				}
+				lan.says("eth0", tt.family, tt.probe)
+				wantLines(t, lan.takeSeen(), tt.want)
+				set(t, r, all, on("eth0", tt.addr))
+				lan.says("eth0", tt.family, tt.probe)
+				wantLines(t, lan.takeSeen())
+			})
+		})
+	}
+}

@@ -312,8 +312,11 @@ func station(m net.HardwareAddr) string {
 
 func describeSighting(s Sighting) string {
 	said := ""
-	if s.Reply {
+	switch {
+	case s.Reply:
 		said = ", says a reply"
+	case s.Probe:
+		said = ", or is to be"
 	}
 	return fmt.Sprintf("%v is %d%s", s.Addr, s.MAC[5], said)
 }

@@ -74,6 +74,10 @@ type Sighting struct {
 	// Reply tells an ARP reply or a neighbour advertisement from a request
 	// whose sender says in passing who it is.
 	Reply bool
+	// Probe says that the station has not got the address yet: it makes sure
+	// that nobody else has it. That is told of addresses that were asked for
+	// lately and are not answered for.
+	Probe bool
 }
 
 // Responder answers on any number of interfaces. Its methods may be called by

@@ -42,6 +42,15 @@ func (t *table) concerns(addr netip.Addr, now time.Time) bool {
 	return ok && now.Before(until)
 }
 
+// wonders tells whether an address was asked for and is not answered for here.
+func (t *table) wonders(addr netip.Addr, now time.Time) bool {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	_, owned := t.owned[addr]
+	until, ok := t.asked[addr]
+	return ok && !owned && now.Before(until)
+}
+
 // ask makes an address one that was asked for now.
 func (t *table) ask(addr netip.Addr, now time.Time) {
 	t.mu.Lock()

@@ -136,6 +136,9 @@ func (w *wire) handle(frame []byte, at time.Time, out []byte) {
 	if !m.target.IsValid() {
 		return
 	}
+	if m.asker.IsUnspecified() && w.table.wonders(m.target, now) {
+		w.port.sighted(Sighting{Interface: w.port.name, Addr: m.target, MAC: m.askerMAC, At: at, Probe: true})
+	}
 	w.count.requests.Inc()
 	// The lock is held until the answer is sent: there is none for what was
 	// withdrawn.
