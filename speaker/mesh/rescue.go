@@ -105,8 +105,7 @@ func (m *Machine) decide(now time.Time, e *address) {
 			// The first owner has nowhere to answer: others shall know.
 			m.setBest(now, e, claim{by: m.self, term: e.floor + 1, rank: 1, mute: true})
 		}
-	case e.mine:
-		m.decidePlanned(now, e)
+	case e.mine && m.decidePlanned(now, e):
 	case e.holder != m.nobody && e.holder != m.self && e.successor:
 		standing = m.decideRescue(now, e)
 	default:
@@ -122,22 +121,20 @@ func (m *Machine) decide(now time.Time, e *address) {
 }
 
 // decidePlanned claims an address that this node should own though nobody
-// failed.
-func (m *Machine) decidePlanned(now time.Time, e *address) {
-	e.held = claim{}
+// failed, and tells whether it did.
+func (m *Machine) decidePlanned(now time.Time, e *address) bool {
 	if now.Before(e.planned.next) {
 		m.later(e, e.planned.next)
-		return
+		return false
 	}
-	for _, i := range e.on {
-		if i.silent {
-			return // decided on again when it ends
-		}
+	if slices.ContainsFunc(e.on, func(i *iface) bool { return i.silent }) {
+		return false // decided on again when that ends
 	}
 	if e.best.by != nil {
 		e.planned.extend(now, dampTime, dampMax)
 	}
 	m.claim(now, e, 0)
+	return true
 }
 
 // decideRescue claims or stands in for an address whose holder doesn't work,
