@@ -13,6 +13,8 @@ import (
 const (
 	// maxAddresses is how many addresses of which only frames speak are kept.
 	maxAddresses = 65536
+	// maxReleases is how many releases wait to be sent.
+	maxReleases = 20000
 	// relayAfter is how long a third node leaves it to the better claimant to
 	// speak for itself.
 	relayAfter = 150 * time.Millisecond
@@ -233,12 +235,12 @@ func (m *Machine) takeClaims(now time.Time, p *peer, in *iface, complete uint16,
 		}
 		c := claim{by: by, term: w.term, rank: w.rank, mute: w.mute}
 		switch {
+		case w.released && relayed:
+			// Nobody takes back what another one claims.
+		case w.released:
+			m.takeRelease(now, e, c)
 		case by == m.self:
 			m.takeOwn(now, e, in, c)
-		case w.released:
-			if !relayed {
-				m.takeRelease(now, e, c)
-			}
 		default:
 			m.takeClaim(now, e, in, c, relayed)
 		}
@@ -297,8 +299,12 @@ func (m *Machine) takeOwn(now time.Time, e *address, in *iface, c claim) {
 	}
 }
 
-// release tells everyone that this node doesn't claim an address.
+// release tells everyone that this node doesn't claim an address. If that are
+// more than can be sent soon, those who need to know will come back to it.
 func (m *Machine) release(addr netip.Addr, term int64) {
+	if len(m.releasing) >= maxReleases {
+		return
+	}
 	m.releasing = append(m.releasing, word{addr: addr, term: term, released: true})
 }
 
