@@ -12,7 +12,7 @@ import (
 )
 
 var (
-	schedules = flag.Int("schedules", 300, "random schedules to run")
+	schedules = flag.Int("schedules", 250, "random schedules to run")
 	firstSeed = flag.Uint64("first-seed", 1, "seed of the first schedule")
 	oneSeed   = flag.Uint64("seed", 0, "run this schedule only, and tell all of it")
 )
