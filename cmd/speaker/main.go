@@ -46,6 +46,7 @@ type flags struct {
 	meshPort       uint
 	meshKeyFile    string
 	meshUnicast    bool
+	stateFile      string
 	// pod is the Pod that the program runs in; empty if it runs in none.
 	pod types.NamespacedName
 	zap zap.Options
@@ -81,6 +82,7 @@ func parse(args []string, env func(name string) string, help io.Writer) (flags, 
 	fs.UintVar(&f.meshPort, "mesh-port", 7475, "UDP port on which speakers hear each other; the same on all nodes")
 	fs.StringVar(&f.meshKeyFile, "mesh-key-file", "", "file with a secret of at least 16 bytes that signs what speakers say to each other; the same on all nodes")
 	fs.BoolVar(&f.meshUnicast, "mesh-unicast", false, "speak to each known speaker by itself, where the network drops multicast")
+	fs.StringVar(&f.stateFile, "state-file", "", "file that keeps what is known of the cluster, so that a speaker which starts while the API server is away can announce; none by default")
 	f.zap.BindFlags(fs)
 
 	fs.SetOutput(io.Discard) // an error is one line, without the usage
@@ -142,7 +144,7 @@ func run(ctx context.Context, f flags) error {
 		return fmt.Errorf("make the cluster's cache: %w", err)
 	}
 
-	src := source.New(log, informers)
+	src := source.New(log, informers, f.stateFile)
 	self := source.NewSelf(informers, f.nodeName)
 	seen := record.New(log, metrics.Registry, api, f.nodeName)
 	reporter := report.New(log, f.nodeName, self, api)

@@ -98,7 +98,7 @@ func (a *Agent) look() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	now := time.Now()
-	first := !a.view.complete()
+	first, saved := !a.view.complete(), !a.view.synced || a.view.state.Saved
 	s, ok := a.source.State()
 	if !ok {
 		return
@@ -107,7 +107,7 @@ func (a *Agent) look() {
 	if !a.view.nodes[a.view.self].Alive {
 		a.doubt()
 	}
-	if first {
+	if saved && !s.Saved {
 		a.machine.SetRecorder(now, true) // it could be read
 	}
 	if a.cluster == 0 {

@@ -69,16 +69,44 @@ func CacheOptions(scheme *runtime.Scheme) cache.Options {
 
 // Source follows the cluster. Beside it only Self reads of it in a speaker.
 type Source struct {
-	log       logr.Logger
-	informers cache.Informers
-	store     *store
-	changed   chan struct{}
+	log     logr.Logger
+	cluster Cluster
+	store   *store
+	changed chan struct{}
+
+	// file, if there is one, has the state for a start without the API server,
+	// and before is what it had at the start, until the cluster itself is known.
+	file    string
+	before  *store
+	unsaved chan struct{}
+}
+
+// Cluster is a cache of the cluster.
+type Cluster interface {
+	cache.Informers
+	client.Reader
 }
 
 // New returns a Source on a cache made with CacheOptions, which the caller
-// starts.
-func New(log logr.Logger, informers cache.Informers) *Source {
-	return &Source{log: log, informers: informers, store: newStore(), changed: make(chan struct{}, 1)}
+// starts. With a file it keeps the state there; what the file has is the state
+// until the API server was read completely.
+func New(log logr.Logger, cluster Cluster, file string) *Source {
+	s := &Source{
+		log: log, cluster: cluster, store: newStore(), changed: make(chan struct{}, 1),
+		file: file, unsaved: make(chan struct{}, 1),
+	}
+	if file == "" {
+		return s
+	}
+	before, err := load(file)
+	switch {
+	case err != nil:
+		log.Error(err, "Waiting for the API server instead")
+	case before != nil:
+		s.before = before
+		s.notify()
+	}
+	return s
 }
 
 // Changed returns a channel that has a value after State changed, the first
@@ -88,11 +116,32 @@ func (s *Source) Changed() <-chan struct{} { return s.changed }
 // State returns the cluster as it was last seen, or false if it has not been
 // seen completely yet: what it is not told of then will be told in the first. When
 // the API server goes away the last state stays. One goroutine may call it.
-func (s *Source) State() (State, bool) { return s.store.state() }
+func (s *Source) State() (State, bool) {
+	st, ok := s.store.state()
+	switch {
+	case s.before == nil:
+		return st, ok
+	case !ok:
+		st, ok = s.before.state()
+		st.Saved = true
+		return st, ok
+	}
+	st = succeed(st, s.before)
+	s.before = nil
+	return st, true
+}
 
 // Run follows the cluster until ctx is done, and returns nil then.
 func (s *Source) Run(ctx context.Context) error {
-	synced, err := follow(ctx, s.informers, s.notify, []handler{
+	err := s.run(ctx)
+	if ctx.Err() != nil {
+		return nil // informers that have stopped take no handlers
+	}
+	return err
+}
+
+func (s *Source) run(ctx context.Context) error {
+	synced, err := follow(ctx, s.cluster, s.notify, []handler{
 		{&corev1.Node{}, onObject(s.store.setNode)},
 		{&corev1.Service{}, onObject(s.store.setService)},
 		{&discoveryv1.EndpointSlice{}, onObject(s.store.setSlice)},
@@ -104,7 +153,7 @@ func (s *Source) Run(ctx context.Context) error {
 		return err
 	}
 	// What speakers tell is good to know, and nothing to wait for.
-	if _, err := follow(ctx, s.informers, s.notify, []handler{{&v1alpha1.Speaker{}, onObject(s.store.setSpeaker)}}); err != nil {
+	if _, err := follow(ctx, s.cluster, s.notify, []handler{{&v1alpha1.Speaker{}, onObject(s.store.setSpeaker)}}); err != nil {
 		return err
 	}
 	if !s.wait(ctx, synced) {
@@ -112,6 +161,9 @@ func (s *Source) Run(ctx context.Context) error {
 	}
 	s.store.complete()
 	s.notify()
+	if s.file != "" {
+		s.keep(ctx)
+	}
 	<-ctx.Done()
 	return nil
 }
@@ -136,7 +188,10 @@ func (s *Source) wait(ctx context.Context, synced []toolscache.DoneChecker) bool
 	return true
 }
 
-func (s *Source) notify() { signal(s.changed) }
+func (s *Source) notify() {
+	signal(s.changed)
+	signal(s.unsaved)
+}
 
 // signal leaves a value in a channel that has room for one.
 func signal(c chan<- struct{}) {

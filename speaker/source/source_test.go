@@ -36,7 +36,9 @@ type cluster struct {
 }
 
 // newCluster returns a cluster whose Source doesn't run yet.
-func newCluster(t *testing.T, log logr.Logger) *cluster {
+func newCluster(t *testing.T, log logr.Logger) *cluster { return newClusterWithFile(t, log, "") }
+
+func newClusterWithFile(t *testing.T, log logr.Logger, file string) *cluster {
 	t.Helper()
 	c := &cluster{t: t, kinds: map[string]*fakesource.FakeControllerSource{}}
 	for _, kind := range []string{"*v1.Node", "*v1.Service", "*v1.EndpointSlice", "*v1alpha1.LoadBalancerIP", "*v1alpha1.LoadBalancerIPPool", "*v1alpha1.L2Advertisement", "*v1alpha1.Speaker"} {
@@ -54,7 +56,7 @@ func newCluster(t *testing.T, log logr.Logger) *cluster {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.informers, c.source = informers, New(log, informers)
+	c.informers, c.source = informers, New(log, informers, file)
 	return c
 }
 

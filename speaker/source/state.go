@@ -21,6 +21,9 @@ import (
 // State is the cluster at one time, and how it differs from the State before.
 // The caller only reads it, and until its next call of [Source.State].
 type State struct {
+	// Saved says that it is what a file had: the API server was not reached yet.
+	Saved bool
+
 	// Cluster is the UID of the Service default/kubernetes: no two clusters
 	// have the same. It is empty while there is none.
 	Cluster types.UID

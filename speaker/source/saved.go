@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package source
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/fairlead-lb/fairlead/api/v1alpha1"
+)
+
+// saveInterval is between two writes of the file.
+const saveInterval = 10 * time.Second
+
+// saved is what the file holds: the objects as the cache has them.
+type saved struct {
+	Nodes          []corev1.Node                 `json:"nodes"`
+	Services       []corev1.Service              `json:"services"`
+	Slices         []discoveryv1.EndpointSlice   `json:"endpointSlices"`
+	IPs            []v1alpha1.LoadBalancerIP     `json:"loadBalancerIPs"`
+	Pools          []v1alpha1.LoadBalancerIPPool `json:"loadBalancerIPPools"`
+	Advertisements []v1alpha1.L2Advertisement    `json:"l2Advertisements"`
+	Speakers       []v1alpha1.Speaker            `json:"speakers"`
+}
+
+// load reads the file into a store that is complete; nil without one. What it
+// says of versions and claims may be old: writes that rely on it fail, and
+// peers know of later claims.
+func load(path string) (*store, error) {
+	b, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	var f saved
+	if err == nil {
+		err = json.Unmarshal(b, &f)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read the state file %s: %w", path, err)
+	}
+	s := newStore()
+	add(f.Nodes, s.setNode)
+	add(f.Services, s.setService)
+	add(f.Slices, s.setSlice)
+	add(f.IPs, s.setIP)
+	add(f.Pools, s.setPool)
+	add(f.Advertisements, s.setAdvertisement)
+	add(f.Speakers, s.setSpeaker)
+	s.complete()
+	return s, nil
+}
+
+func add[T any](objects []T, set func(old, obj *T) bool) {
+	for i := range objects {
+		set(nil, &objects[i])
+	}
+}
+
+// save writes the file anew, in one step: what was there stays whole.
+func (s *Source) save(ctx context.Context) error {
+	var f saved
+	err := errors.Join(
+		take(ctx, s.cluster, &corev1.NodeList{}, func(l *corev1.NodeList) { f.Nodes = l.Items }),
+		take(ctx, s.cluster, &corev1.ServiceList{}, func(l *corev1.ServiceList) { f.Services = l.Items }),
+		take(ctx, s.cluster, &discoveryv1.EndpointSliceList{}, func(l *discoveryv1.EndpointSliceList) { f.Slices = l.Items }),
+		take(ctx, s.cluster, &v1alpha1.LoadBalancerIPList{}, func(l *v1alpha1.LoadBalancerIPList) { f.IPs = l.Items }),
+		take(ctx, s.cluster, &v1alpha1.LoadBalancerIPPoolList{}, func(l *v1alpha1.LoadBalancerIPPoolList) { f.Pools = l.Items }),
+		take(ctx, s.cluster, &v1alpha1.L2AdvertisementList{}, func(l *v1alpha1.L2AdvertisementList) { f.Advertisements = l.Items }),
+		take(ctx, s.cluster, &v1alpha1.SpeakerList{}, func(l *v1alpha1.SpeakerList) { f.Speakers = l.Items }),
+	)
+	if err != nil {
+		return fmt.Errorf("save the state: %w", err)
+	}
+	b, err := json.Marshal(&f)
+	if err != nil {
+		return fmt.Errorf("save the state: %w", err)
+	}
+	partial := s.file + ".partial"
+	if err := errors.Join(os.WriteFile(partial, b, 0o600), os.Rename(partial, s.file)); err != nil {
+		return fmt.Errorf("save the state: %w", err)
+	}
+	return nil
+}
+
+// take reads a list of the cache. Its objects are not to be changed.
+func take[L client.ObjectList](ctx context.Context, cluster client.Reader, l L, keep func(L)) error {
+	if err := cluster.List(ctx, l, client.UnsafeDisableDeepCopy); err != nil {
+		return err
+	}
+	keep(l)
+	return nil
+}
+
+// keep saves the state after changes until ctx is done.
+func (s *Source) keep(ctx context.Context) {
+	failing := false
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-s.unsaved:
+		}
+		err := s.save(ctx)
+		if err != nil && !failing && ctx.Err() == nil {
+			s.log.Error(err, "A restart without the API server would know an older state")
+		}
+		failing = err != nil
+		t := time.NewTimer(saveInterval)
+		select {
+		case <-ctx.Done():
+			t.Stop()
+			return
+		case <-t.C:
+		}
+	}
+}
+
+// succeed makes the first live state one that follows what was saved: what is
+// gone since then is told, too.
+func succeed(live State, before *store) State {
+	for addr := range before.view.Addresses {
+		if _, ok := live.Addresses[addr]; !ok {
+			live.Gone = append(live.Gone, addr)
+		}
+	}
+	live.NodesChanged, live.SpeakersChanged, live.ScopesChanged = true, true, true
+	return live
+}
