@@ -171,7 +171,7 @@ func run(ctx context.Context, f flags) error {
 		reporter.SetLinks(links)
 	})
 
-	servers, err := listen(f, metrics.Registry, speaker.Ready)
+	servers, err := listen(f, metrics.Registry, speaker.Alive, speaker.Ready)
 	if err != nil {
 		return err
 	}

@@ -185,8 +185,8 @@ func TestTheProgramWithoutAnAPIServer(t *testing.T) {
 }
 
 func TestProbesAndMetrics(t *testing.T) {
-	ready := false
-	probes := probeHandler(func() bool { return ready })
+	ready, alive := false, true
+	probes := probeHandler(func() bool { return alive }, func() bool { return ready })
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(prometheus.NewGauge(prometheus.GaugeOpts{Name: "fairlead_test", Help: "x"}))
 	for _, tt := range []struct {
@@ -197,12 +197,13 @@ func TestProbesAndMetrics(t *testing.T) {
 		body       string
 	}{
 		{"alive before ready", "/healthz", probes, false, 200, "ok"},
+		{"hanging", "/healthz", probes, true, 503, "the loop hangs"},
 		{"not ready", "/readyz", probes, false, 503, "not known yet"},
 		{"ready", "/readyz", probes, true, 200, "ok"},
 		{"nothing else", "/", probes, true, 404, ""},
 		{"metrics", "/metrics", metricsHandler(registry), true, 200, "fairlead_test 0"},
 	} {
-		ready = tt.ready
+		ready, alive = tt.ready, tt.name != "hanging"
 		w := httptest.NewRecorder()
 		tt.handler.ServeHTTP(w, httptest.NewRequest("GET", tt.path, nil))
 		if w.Code != tt.code || !strings.Contains(w.Body.String(), tt.body) {

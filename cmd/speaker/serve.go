@@ -25,14 +25,14 @@ type servers []server
 
 // listen opens the ports of the metrics and probes. They listen before anything
 // else is started, so that a port in use is told at once.
-func listen(f flags, metrics prometheus.Gatherer, ready func() bool) (servers, error) {
+func listen(f flags, metrics prometheus.Gatherer, alive, ready func() bool) (servers, error) {
 	var out servers
 	for _, s := range []struct {
 		flag, address string
 		handler       http.Handler
 	}{
 		{"--metrics-bind-address", f.metricsAddress, metricsHandler(metrics)},
-		{"--health-probe-bind-address", f.probeAddress, probeHandler(ready)},
+		{"--health-probe-bind-address", f.probeAddress, probeHandler(alive, ready)},
 	} {
 		if s.address == "0" {
 			continue
@@ -79,11 +79,16 @@ func metricsHandler(g prometheus.Gatherer) http.Handler {
 }
 
 // probeHandler says that the program lives whatever happens to the API server:
-// a restart would not bring that back, and end the announcements meanwhile. It
-// is ready once it has announced what it should for the first time.
-func probeHandler(ready func() bool) http.Handler {
+// a restart would not bring that back, and end the announcements meanwhile. Only
+// a loop that hangs is dead. It is ready once it has announced what it should
+// for the first time.
+func probeHandler(alive, ready func() bool) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
+		if !alive() {
+			http.Error(w, "the loop hangs", http.StatusServiceUnavailable)
+			return
+		}
 		fmt.Fprintln(w, "ok")
 	})
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {

@@ -113,6 +113,9 @@ type Agent struct {
 	links chan []link.Link
 	wake  chan struct{}
 	ready atomic.Bool
+	// stepped is when the loop last went round, in nanoseconds since started.
+	stepped atomic.Int64
+	started time.Time
 
 	tellSegments func(links []link.Link, carriers []string)
 	tellPeers    func([]preflight.Segment)
@@ -132,7 +135,8 @@ type Agent struct {
 func New(o Options) *Agent {
 	a := &Agent{
 		log: o.Log, node: o.Mesh.Node, source: o.Source, recorder: o.Recorder, metrics: newMetrics(o.Registry),
-		links: make(chan []link.Link, 1), wake: make(chan struct{}, 1),
+		started: time.Now(),
+		links:   make(chan []link.Link, 1), wake: make(chan struct{}, 1),
 		tellSegments: o.Segments, tellPeers: o.Peers, doubt: o.Doubt,
 		view: newView(o.Mesh.Node), wire: newWire(), tales: newTales(), watch: newWatch(o.Seen),
 	}
@@ -155,6 +159,12 @@ func (a *Agent) SetLinks(links []link.Link) {
 
 // Ready tells whether announcements have once been set from a complete state.
 func (a *Agent) Ready() bool { return a.ready.Load() }
+
+// Alive tells whether the loop goes round: whatever happens to the cluster and
+// to others, it does so ten times a second.
+func (a *Agent) Alive() bool {
+	return time.Since(a.started)-time.Duration(a.stepped.Load()) < hung
+}
 
 // Run works until ctx is done, falls silent and returns nil. Nothing that
 // happens to the API server ends it or changes what is announced.

@@ -375,7 +375,18 @@ func TestAnswersEndWithTheLoop(t *testing.T) {
 		goOn := a.stopLoop()
 		time.Sleep(2 * deadman)
 		a.wantAnswers(false)
+		if !a.Alive() {
+			t.Error("given up too soon")
+		}
+		time.Sleep(hung)
+		if a.Alive() {
+			t.Error("alive, though the loop has stopped")
+		}
 		goOn()
+		synctest.Wait()
+		if !a.Alive() {
+			t.Error("not alive, though the loop goes on")
+		}
 		a.wantAnswers(false)
 		time.Sleep(time.Second)
 		a.wantAnswers(true)

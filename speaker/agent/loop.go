@@ -22,6 +22,8 @@ const (
 	// retryInterval is the wait before an interface that couldn't be used is
 	// tried again.
 	retryInterval = 2 * time.Second
+	// hung is after how long without a round the loop will not go on by itself.
+	hung = 10 * time.Second
 )
 
 func (a *Agent) loop(ctx context.Context) {
@@ -183,6 +185,7 @@ func (a *Agent) step() (next time.Time, failing bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	now := time.Now()
+	a.stepped.Store(int64(now.Sub(a.started)))
 	for _, l := range a.wire.segments {
 		if at := a.responder.LastReceived(l.Name); !at.IsZero() {
 			a.machine.Received(now, l.Index, at)
