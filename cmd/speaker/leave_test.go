@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/go-logr/logr"
+
+	"github.com/fairlead-lb/fairlead/speaker/mesh"
+)
+
+// endingSpeaker is followed after a time, or never if that is 0.
+type endingSpeaker struct {
+	restarting, draining bool
+	followedAfter        time.Duration
+	alone                bool
+
+	told  []mesh.Leaving
+	since time.Time
+}
+
+func (s *endingSpeaker) Leave(how mesh.Leaving) {
+	s.told = append(s.told, how)
+	s.since = time.Now()
+}
+
+func (s *endingSpeaker) Draining() bool { return s.draining }
+
+func (s *endingSpeaker) CanLeave() bool { return !s.alone }
+
+func (s *endingSpeaker) Remaining() int {
+	if s.followedAfter > 0 && !s.since.IsZero() && time.Since(s.since) >= s.followedAfter {
+		return 0
+	}
+	return 3
+}
+
+func (s *endingSpeaker) Restarting(_ context.Context, draining bool) bool {
+	return s.restarting && !draining
+}
+
+func TestLeave(t *testing.T) {
+	for name, tt := range map[string]struct {
+		speaker  endingSpeaker
+		told     mesh.Leaving
+		min, max time.Duration
+	}{
+		"a restart is told and waits for nobody":  {endingSpeaker{restarting: true}, mesh.Restart, toldTime, toldTime},
+		"a drain waits until others have it all":  {endingSpeaker{followedAfter: 2 * time.Second}, mesh.Drain, 2 * time.Second, 2*time.Second + drainPoll},
+		"even if it is quick it is told":          {endingSpeaker{followedAfter: time.Millisecond}, mesh.Drain, toldTime, toldTime},
+		"it doesn't wait for ever":                {endingSpeaker{}, mesh.Drain, drainTimeout, drainTimeout + toldTime + drainPoll},
+		"nor for nobody":                          {endingSpeaker{alone: true}, mesh.Drain, toldTime, toldTime},
+		"a restart on a node that drains is none": {endingSpeaker{restarting: true, draining: true, alone: true}, mesh.Drain, toldTime, toldTime},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				start := time.Now()
+				leave(t.Context(), logr.Discard(), &tt.speaker, &tt.speaker)
+				if took := time.Since(start); took < tt.min || took > tt.max {
+					t.Errorf("it took %v", took)
+				}
+				if !slices.Equal(tt.speaker.told, []mesh.Leaving{tt.told}) {
+					t.Errorf("told %v", tt.speaker.told)
+				}
+			})
+		})
+	}
+}
+
+func TestKey(t *testing.T) {
+	file := func(content string) string {
+		path := filepath.Join(t.TempDir(), "key")
+		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	if key, err := readKey(""); key != nil || err != nil {
+		t.Errorf("without a file: %q, %v", key, err)
+	}
+	if key, err := readKey(file("0123456789abcdef \n")); string(key) != "0123456789abcdef" || err != nil {
+		t.Errorf("%q, %v", key, err)
+	}
+	for path, want := range map[string]string{
+		file("0123456789abcde\n"): "has 15 bytes",
+		"/nonexistent":            "--mesh-key-file: ",
+	} {
+		if key, err := readKey(path); key != nil || err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %q, %v", path, key, err)
+		}
+	}
+}
