@@ -3,10 +3,7 @@
 package main
 
 import (
-	"bytes"
 	"context"
-	"fmt"
-	"os"
 	"time"
 
 	"github.com/go-logr/logr"
@@ -24,8 +21,6 @@ const (
 	drainTimeout = 10 * time.Second
 	// drainPoll is between two looks at what is left.
 	drainPoll = 20 * time.Millisecond
-	// minKey is the length of a key in bytes.
-	minKey = 16
 )
 
 // leaver is a speaker that is about to end.
@@ -77,21 +72,4 @@ func pause(ctx context.Context, d time.Duration) bool {
 	case <-t.C:
 		return true
 	}
-}
-
-// readKey returns the key in a file, nil for no file. White space at its end
-// is not part of it.
-func readKey(path string) ([]byte, error) {
-	if path == "" {
-		return nil, nil
-	}
-	key, err := os.ReadFile(path)
-	if err != nil {
-		return nil, fmt.Errorf("--mesh-key-file: %w", err)
-	}
-	key = bytes.TrimRight(key, " \t\r\n")
-	if len(key) < minKey {
-		return nil, fmt.Errorf("--mesh-key-file: %s has %d bytes, and a key needs %d", path, len(key), minKey)
-	}
-	return key, nil
 }

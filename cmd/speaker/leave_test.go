@@ -4,10 +4,7 @@ package main
 
 import (
 	"context"
-	"os"
-	"path/filepath"
 	"slices"
-	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -72,29 +69,5 @@ func TestLeave(t *testing.T) {
 				}
 			})
 		})
-	}
-}
-
-func TestKey(t *testing.T) {
-	file := func(content string) string {
-		path := filepath.Join(t.TempDir(), "key")
-		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		return path
-	}
-	if key, err := readKey(""); key != nil || err != nil {
-		t.Errorf("without a file: %q, %v", key, err)
-	}
-	if key, err := readKey(file("0123456789abcdef \n")); string(key) != "0123456789abcdef" || err != nil {
-		t.Errorf("%q, %v", key, err)
-	}
-	for path, want := range map[string]string{
-		file("0123456789abcde\n"): "has 15 bytes",
-		"/nonexistent":            "--mesh-key-file: ",
-	} {
-		if key, err := readKey(path); key != nil || err == nil || !strings.Contains(err.Error(), want) {
-			t.Errorf("%s: %q, %v", path, key, err)
-		}
 	}
 }

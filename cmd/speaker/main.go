@@ -39,14 +39,15 @@ import (
 )
 
 type flags struct {
-	kubeconfig     string
-	nodeName       string
-	metricsAddress string
-	probeAddress   string
-	meshPort       uint
-	meshKeyFile    string
-	meshUnicast    bool
-	stateFile      string
+	kubeconfig         string
+	nodeName           string
+	metricsAddress     string
+	probeAddress       string
+	meshPort           uint
+	meshKeyFile        string
+	meshUnicast        bool
+	meshAcceptUnsigned bool
+	stateFile          string
 	// pod is the Pod that the program runs in; empty if it runs in none.
 	pod types.NamespacedName
 	zap zap.Options
@@ -80,7 +81,8 @@ func parse(args []string, env func(name string) string, help io.Writer) (flags, 
 	fs.StringVar(&f.metricsAddress, "metrics-bind-address", ":7473", "address of the Prometheus endpoint /metrics; 0 turns it off")
 	fs.StringVar(&f.probeAddress, "health-probe-bind-address", ":7474", "address of /healthz and /readyz; 0 turns them off")
 	fs.UintVar(&f.meshPort, "mesh-port", 7475, "UDP port on which speakers hear each other; the same on all nodes")
-	fs.StringVar(&f.meshKeyFile, "mesh-key-file", "", "file with a secret of at least 16 bytes that signs what speakers say to each other; the same on all nodes")
+	fs.StringVar(&f.meshKeyFile, "mesh-key-file", "", "file with secrets of at least 16 bytes, one on each line: the first signs what this speaker says to others, and any is accepted from them")
+	fs.BoolVar(&f.meshAcceptUnsigned, "mesh-accept-unsigned", false, "accept what other speakers say unsigned, too, until all of them have a key")
 	fs.BoolVar(&f.meshUnicast, "mesh-unicast", false, "speak to each known speaker by itself, where the network drops multicast")
 	fs.StringVar(&f.stateFile, "state-file", "", "file that keeps what is known of the cluster, so that a speaker which starts while the API server is away can announce; none by default")
 	f.zap.BindFlags(fs)
@@ -110,7 +112,7 @@ func run(ctx context.Context, f flags) error {
 	if err != nil {
 		return err
 	}
-	key, err := readKey(f.meshKeyFile)
+	keys, err := readKeys(f.meshKeyFile)
 	if err != nil {
 		return err
 	}
@@ -152,7 +154,10 @@ func run(ctx context.Context, f flags) error {
 	speaker = agent.New(agent.Options{
 		Log:      log,
 		Registry: metrics.Registry,
-		Mesh:     mesh.Config{Node: f.nodeName, Boot: uint64(time.Now().UnixNano()), Key: key, Unicast: f.meshUnicast},
+		Mesh: mesh.Config{
+			Node: f.nodeName, Boot: uint64(time.Now().UnixNano()),
+			Keys: keys, AcceptUnsigned: f.meshAcceptUnsigned, Unicast: f.meshUnicast,
+		},
 		Source:   src,
 		Recorder: agent.NewRecorder(log, metrics.Registry, api),
 		Seen:     seen,

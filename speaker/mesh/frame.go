@@ -8,6 +8,7 @@ import (
 	"encoding/binary"
 	"hash"
 	"net/netip"
+	"slices"
 
 	"github.com/fairlead-lb/fairlead/speaker/link"
 )
@@ -100,14 +101,16 @@ type codec struct {
 	node string
 	boot uint64
 	seq  uint64
-	mac  hash.Hash // nil without a key
-	sum  [sha256.Size]byte
+	macs []hash.Hash // by key; the first one signs
+	// lenient takes frames that are not signed.
+	lenient bool
+	sum     [sha256.Size]byte
 }
 
 func newCodec(c Config) codec {
-	k := codec{node: c.Node, boot: c.Boot}
-	if len(c.Key) > 0 {
-		k.mac = hmac.New(sha256.New, c.Key)
+	k := codec{node: c.Node, boot: c.Boot, lenient: c.AcceptUnsigned || len(c.Keys) == 0}
+	for _, key := range c.Keys {
+		k.macs = append(k.macs, hmac.New(sha256.New, key))
 	}
 	return k
 }
@@ -117,7 +120,7 @@ func (k *codec) begin(kind kind, cluster uint64) []byte {
 	k.seq++
 	b := make([]byte, 0, maxFrame)
 	flags := byte(0)
-	if k.mac != nil {
+	if len(k.macs) > 0 {
 		flags = flagSigned
 	}
 	b = append(b, 'F', 'L', 'M', version, byte(kind), flags)
@@ -133,12 +136,22 @@ func (k *codec) room(b []byte) int { return maxFrame - macSize - len(b) }
 
 // end signs a frame.
 func (k *codec) end(b []byte) []byte {
-	if k.mac == nil {
+	if len(k.macs) == 0 {
 		return b
 	}
-	k.mac.Reset()
-	k.mac.Write(b)
-	return append(b, k.mac.Sum(k.sum[:0])[:macSize]...)
+	return append(b, k.sign(k.macs[0], b)...)
+}
+
+func (k *codec) sign(mac hash.Hash, b []byte) []byte {
+	mac.Reset()
+	mac.Write(b)
+	return mac.Sum(k.sum[:0])[:macSize]
+}
+
+// verify tells whether a frame has the signature of one of the keys. Whoever
+// has no key believes any.
+func (k *codec) verify(b, signature []byte) bool {
+	return len(k.macs) == 0 || slices.ContainsFunc(k.macs, func(mac hash.Hash) bool { return hmac.Equal(k.sign(mac, b), signature) })
 }
 
 // open checks the form and the signature of a frame.
@@ -149,17 +162,16 @@ func (k *codec) open(b []byte) (h header, body []byte, why Drop, ok bool) {
 	if b[3] != version {
 		return h, nil, DropVersion, false
 	}
-	if signed := b[5]&flagSigned != 0; signed != (k.mac != nil) {
-		return h, nil, DropSignature, false
-	}
-	if k.mac != nil {
+	if b[5]&flagSigned == 0 {
+		if !k.lenient {
+			return h, nil, DropSignature, false
+		}
+	} else {
 		n := len(b) - macSize
 		if n < headerSize {
 			return h, nil, DropMalformed, false
 		}
-		k.mac.Reset()
-		k.mac.Write(b[:n])
-		if !hmac.Equal(k.mac.Sum(k.sum[:0])[:macSize], b[n:]) {
+		if !k.verify(b[:n], b[n:]) {
 			return h, nil, DropSignature, false
 		}
 		b = b[:n]

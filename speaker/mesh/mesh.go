@@ -25,8 +25,13 @@ type Config struct {
 	Node string
 	// Boot is different in every life of the process.
 	Boot uint64
-	// Key authenticates frames; without one they are neither signed nor checked.
-	Key []byte
+	// Keys authenticate frames: the first one signs, and any will do in what
+	// others sign, so that keys can be changed node by node. Without one frames
+	// are neither signed nor checked.
+	Keys [][]byte
+	// AcceptUnsigned takes frames without a signature as well: for as long as
+	// it takes to give all nodes a key.
+	AcceptUnsigned bool
 	// Unicast sends frames to the peers that SetPeers named instead of to everyone.
 	Unicast bool
 }

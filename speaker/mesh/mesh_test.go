@@ -42,7 +42,11 @@ func machine(c Config, f fixed, addrs ...Address) (*Machine, time.Time) {
 type other struct{ codec }
 
 func newOther(name string, key []byte) *other {
-	return &other{newCodec(Config{Node: name, Boot: 1, Key: key})}
+	c := Config{Node: name, Boot: 1}
+	if key != nil {
+		c.Keys = [][]byte{key}
+	}
+	return &other{newCodec(c)}
 }
 
 func (o *other) hello(h hello, heard ...heard) []byte {
@@ -143,7 +147,7 @@ func TestDrops(t *testing.T) {
 		"kind":      {func(o *other, now time.Time) Packet { return packet(now, o.end(o.begin(99, 7))) }, DropMalformed},
 	} {
 		t.Run(name, func(t *testing.T) {
-			m, now := machine(Config{Node: "me", Boot: 3, Key: []byte("key")}, fixed{"me"})
+			m, now := machine(Config{Node: "me", Boot: 3, Keys: [][]byte{[]byte("key")}}, fixed{"me"})
 			o := newOther("peer", []byte("key"))
 			m.Receive(now, tt.packet(o, now))
 			var want Drops
@@ -152,6 +156,34 @@ func TestDrops(t *testing.T) {
 				t.Errorf("drops (-want +got), %v expected:\n%s", tt.want, diff)
 			}
 		})
+	}
+}
+
+// All nodes hear each other while a key is introduced, changed or given up, one
+// node after the other.
+func TestKeysCanBeChangedNodeByNode(t *testing.T) {
+	key := func(keys ...string) (out [][]byte) {
+		for _, k := range keys {
+			out = append(out, []byte(k))
+		}
+		return out
+	}
+	for name, steps := range map[string][]Config{
+		"introduced": {{}, {Keys: key("a"), AcceptUnsigned: true}, {Keys: key("a")}},
+		"changed":    {{Keys: key("a")}, {Keys: key("a", "b")}, {Keys: key("b", "a")}, {Keys: key("b")}},
+		"given up":   {{Keys: key("a")}, {Keys: key("a"), AcceptUnsigned: true}, {}},
+	} {
+		for i, before := range steps[:len(steps)-1] {
+			for _, c := range [2][2]Config{{before, steps[i+1]}, {steps[i+1], before}} {
+				c[0].Node, c[0].Boot, c[1].Node, c[1].Boot = "me", 3, "peer", 1
+				m, now := machine(c[0], fixed{"me"})
+				o := &other{newCodec(c[1])}
+				m.Receive(now, packet(now, o.hello(hello{state: Synced})))
+				if m.Drops() != (Drops{}) {
+					t.Errorf("%s, step %d: %+v does not hear %+v: %v", name, i, c[0], c[1], m.Drops())
+				}
+			}
+		}
 	}
 }
 
