@@ -22,10 +22,16 @@ const (
 	// hears, but of whose claim somebody tells; it doubles up to yieldMax.
 	yieldTime = time.Second
 	yieldMax  = 10 * time.Second
-	// dampTime is the least time between two claims of this node for an
-	// address whose owner works; it doubles up to dampMax.
+	// dampTime is how long an address is left to a node that was faster to
+	// record its claim; it doubles up to dampMax.
 	dampTime = 10 * time.Second
 	dampMax  = 5 * time.Minute
+	// planTime is the least time between two claims of this node for an address
+	// whose owner works; it doubles up to planMax. Who proposes moves sees to it
+	// that they are few, but for those that a person wants at once. This is for
+	// nodes that see different proposals.
+	planTime = time.Second
+	planMax  = 10 * time.Second
 )
 
 // damping limits how often an address moves though nobody failed.
@@ -131,7 +137,7 @@ func (m *Machine) decidePlanned(now time.Time, e *address) bool {
 		return false // decided on again when that ends
 	}
 	if e.best.by != nil {
-		e.planned.extend(now, dampTime, dampMax)
+		e.planned.extend(now, planTime, planMax)
 	}
 	m.claim(now, e, 0)
 	return true
