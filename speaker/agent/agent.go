@@ -157,7 +157,8 @@ func (a *Agent) SetLinks(links []link.Link) {
 	a.links <- links
 }
 
-// Ready tells whether announcements have once been set from a complete state.
+// Ready tells whether the node has once answered for all that is its own: a
+// rollout goes on to the next node then.
 func (a *Agent) Ready() bool { return a.ready.Load() }
 
 // Alive tells whether the loop goes round: whatever happens to the cluster and

@@ -169,7 +169,6 @@ func (a *Agent) setAddresses(now time.Time, changed, gone []netip.Addr) {
 	for _, addr := range gone {
 		a.wire.touch(addr)
 	}
-	a.ready.Store(true)
 }
 
 // retry tries again what couldn't be used.

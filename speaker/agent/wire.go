@@ -109,6 +109,9 @@ func (a *Agent) do(now time.Time, out mesh.Output) {
 	}
 	changed = a.guard(now) || changed
 	a.responder.Silence(out.Silent)
+	if a.view.complete() && len(out.Silent) == 0 {
+		a.ready.Store(true)
+	}
 	if changed {
 		failed := a.responder.Set(w.segments, w.wants)
 		a.tellFailures(failed)

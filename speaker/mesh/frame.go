@@ -58,9 +58,15 @@ type header struct {
 // digest is one XOR of the hashes of claims for each bucket.
 type digest [buckets]uint64
 
+// helloSilent is the bit of the state that tells hello.silent.
+const helloSilent = 0x80
+
 // hello says that its sender lives, and how.
 type hello struct {
-	state  State
+	state State
+	// silent says that the sender doesn't answer for its addresses on this
+	// interface yet: it has to know the claims of others first.
+	silent bool
 	uptime uint32 // seconds
 	mac    link.MAC
 	claims uint32
@@ -193,7 +199,11 @@ func (k *codec) open(b []byte) (h header, body []byte, why Drop, ok bool) {
 // appendHello adds a hello without its heard-set. The number of those heard
 // is the last byte, to be set by the caller.
 func appendHello(b []byte, h *hello) []byte {
-	b = append(b, byte(h.state))
+	state := byte(h.state)
+	if h.silent {
+		state |= helloSilent
+	}
+	b = append(b, state)
 	b = binary.BigEndian.AppendUint32(b, h.uptime)
 	b = append(b, h.mac[:]...)
 	b = binary.BigEndian.AppendUint32(b, h.claims)
@@ -210,10 +220,10 @@ func appendHeard(b []byte, h heard) []byte {
 // decodeHello reads the body of a hello. What it returns points into it.
 func decodeHello(b []byte) (h hello, ok bool) {
 	const fixed = 1 + 4 + 6 + 4 + 8*buckets + 1
-	if len(b) < fixed || State(b[0]) >= states || len(b) != fixed+heardSize*int(b[fixed-1]) {
+	if len(b) < fixed || State(b[0]&^helloSilent) >= states || len(b) != fixed+heardSize*int(b[fixed-1]) {
 		return h, false
 	}
-	h.state = State(b[0])
+	h.state, h.silent = State(b[0]&^helloSilent), b[0]&helloSilent != 0
 	h.uptime = binary.BigEndian.Uint32(b[1:])
 	h.mac = link.MAC(b[5:11])
 	h.claims = binary.BigEndian.Uint32(b[11:])

@@ -172,8 +172,8 @@ func (m *Machine) examine(now time.Time, l *peerLink, uptime time.Duration) {
 
 	switch {
 	case f == alive && v.finding == absent:
-		// It is back, but has to settle.
-		if v.back.IsZero() {
+		// It is back, but answers for nothing before it has settled.
+		if v.back.IsZero() || l.silent {
 			v.back = now
 		}
 		if end := v.back.Add(linger); now.Before(end) {

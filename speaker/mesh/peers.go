@@ -77,6 +77,7 @@ type peerLink struct {
 	mac    link.MAC
 	ip4    netip.Addr
 	ip6    netip.Addr
+	silent bool // so its newest hello says
 	// lonely is since when its hellos name nobody whom it hears.
 	lonely time.Time
 
@@ -204,6 +205,7 @@ func (m *Machine) takeHello(now, at time.Time, p *peer, l *peerLink, seq uint64,
 	l.last = latest(l.last, at)
 	l.on.lastHello = latest(l.on.lastHello, at)
 	l.mac = h.mac
+	l.silent = h.silent
 	if len(h.heard) > 0 {
 		l.lonely = time.Time{}
 	} else if l.lonely.IsZero() {

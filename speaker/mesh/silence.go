@@ -103,6 +103,7 @@ func (m *Machine) listen(now time.Time) {
 			continue
 		}
 		i.silent = false
+		m.helloDue = now // others may stand in for this node until they hear it
 		if i.healing {
 			i.healing = false
 			m.out.Refresh = append(m.out.Refresh, i.Name)

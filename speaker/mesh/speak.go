@@ -88,7 +88,7 @@ func (m *Machine) sayHello(now time.Time) {
 		if !i.Up {
 			continue
 		}
-		h.mac = i.MAC
+		h.mac, h.silent = i.MAC, i.silent
 		b := appendHello(m.codec.begin(kindHello, m.cluster), &h)
 		count := len(b) - 1
 		b = m.appendHeardSet(now, b, i)
