@@ -8,7 +8,7 @@
 // claim of another host is told and, at most every ten seconds, answered with an announcement. It moves nothing.
 //
 // Not every answer from elsewhere is a conflict: the nodes of the cluster are none to each other, and a MAC that answers
-// for two different addresses is a proxy. So that a proxy is found at once, a first answer has the address of another
+// for two different addresses of a family is a proxy. So that a proxy is found at once, a first answer has the address of another
 // node asked for, too, where one is known.
 package conflict
 
@@ -73,9 +73,9 @@ type Kind uint8
 
 // The kinds of frames.
 const (
-	// Answer is an ARP reply or a Neighbor Advertisement.
+	// Answer is an ARP reply to somebody or a Neighbor Advertisement.
 	Answer Kind = iota + 1
-	// Claim is an ARP request from the address.
+	// Claim is an ARP request from the address, or a gratuitous reply.
 	Claim
 	// Probe asks whether anybody has the address, from none: an ARP probe or a
 	// Neighbor Solicitation of duplicate address detection.
@@ -116,7 +116,7 @@ type Ask struct {
 	Probe bool
 }
 
-// Proxy is a MAC that answers for several addresses.
+// Proxy is a MAC that answers for several addresses of a family.
 type Proxy struct {
 	Interface string
 	MAC       link.MAC
@@ -196,9 +196,12 @@ func New(r *rand.Rand) *Machine {
 func (m *Machine) SetCluster(now time.Time, macs map[link.MAC]struct{}) {
 	m.cluster = macs
 	for mac := range macs {
-		if o := m.others[mac]; o != nil {
-			m.acquit(now, mac, o)
-			delete(m.others, mac)
+		for _, v4 := range []bool{true, false} {
+			key := station{mac, v4}
+			if o := m.others[key]; o != nil {
+				m.acquit(now, mac, o)
+				delete(m.others, key)
+			}
 		}
 	}
 	for _, s := range m.addrs {
@@ -251,7 +254,7 @@ func (m *Machine) Remove(addr netip.Addr) {
 		return
 	}
 	if s.recorded && s.conflict != nil {
-		if o := m.others[s.conflict.MAC]; o != nil && o.addr == addr {
+		if o := m.others[stationOf(s.conflict.MAC, addr)]; o != nil && o.addr == addr {
 			o.gone = true
 		}
 	}

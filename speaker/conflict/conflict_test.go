@@ -275,9 +275,9 @@ func TestProxyIsFoundByTwoAddresses(t *testing.T) {
 	l.saw("proxy 02:00:00:00:00:99", "over 192.0.2.10", "free 192.0.2.11")
 	// The next new address may be a long time coming.
 	l.wait(20 * time.Hour)
-	l.set(Address{Addr: vip6, First: true})
+	l.set(Address{Addr: netip.MustParseAddr("192.0.2.12"), First: true})
 	l.wait(probeTime)
-	l.saw("free 2001:db8::10")
+	l.saw("free 192.0.2.12")
 
 	l = newLAN(t)
 	l.answers = func(a Ask) []link.MAC { return []link.MAC{stranger} }
@@ -285,6 +285,18 @@ func TestProxyIsFoundByTwoAddresses(t *testing.T) {
 	l.set(Address{Addr: vip2, First: true})
 	l.wait(probeTime)
 	l.saw("taken 192.0.2.10 02:00:00:00:00:99", "proxy 02:00:00:00:00:99", "free 192.0.2.11", "free 192.0.2.10", "over 192.0.2.10")
+}
+
+func TestHostWithAnAddressOfEachFamilyIsNoProxy(t *testing.T) {
+	l := newLAN(t)
+	l.answers = func(a Ask) []link.MAC { return []link.MAC{stranger} }
+	l.set(Address{Addr: vip, First: true})
+	l.set(Address{Addr: vip6, First: true})
+	l.wait(probeTime)
+	l.saw("taken 192.0.2.10 02:00:00:00:00:99", "taken 2001:db8::10 02:00:00:00:00:99")
+	l.m.SetCluster(l.now, map[link.MAC]struct{}{mine: {}, peer: {}, stranger: {}})
+	l.wait(2 * againAfter)
+	l.saw("free 2001:db8::10", "free 192.0.2.10", "over 192.0.2.10", "over 2001:db8::10")
 }
 
 func TestHeldAddressIsWatched(t *testing.T) {

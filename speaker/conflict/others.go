@@ -10,7 +10,7 @@ import (
 )
 
 const (
-	// maxOthers bounds how many MACs are remembered, whatever a flood of frames
+	// maxOthers bounds how many stations are remembered, whatever a flood of frames
 	// makes up.
 	maxOthers = 64
 	// rememberFor is how long a MAC that is seen no more is remembered, and
@@ -19,7 +19,15 @@ const (
 )
 
 // others are the hosts outside the cluster that have answered for addresses.
-type others map[link.MAC]*other
+type others map[station]*other
+
+// station is a host in one family: with an address of each it is no proxy.
+type station struct {
+	mac link.MAC
+	v4  bool
+}
+
+func stationOf(mac link.MAC, addr netip.Addr) station { return station{mac, addr.Is4()} }
 
 type other struct {
 	// addr is the first that it answered for.
@@ -31,15 +39,16 @@ type other struct {
 }
 
 // isProxy takes an answer, and reports whether it is from a proxy: a MAC that
-// has answered for another address, too. What it made of the first one before
+// has answered for another address of the family, too. What it made of the first one before
 // that was known is over.
 func (m *Machine) isProxy(now time.Time, seen Sighting) bool {
-	o := m.others[seen.MAC]
+	key := stationOf(seen.MAC, seen.Addr)
+	o := m.others[key]
 	if o == nil || o.forgotten(now) {
 		if o == nil {
 			m.others.makeRoom()
 		}
-		m.others[seen.MAC] = &other{addr: seen.Addr, seen: now}
+		m.others[key] = &other{addr: seen.Addr, seen: now}
 		return false
 	}
 	o.seen = now
@@ -76,11 +85,11 @@ func (o others) makeRoom() {
 	if len(o) < maxOthers {
 		return
 	}
-	var oldest link.MAC
+	var oldest station
 	var last *other
-	for mac, one := range o {
+	for key, one := range o {
 		if last == nil || last.proxy && !one.proxy || last.proxy == one.proxy && one.seen.Before(last.seen) {
-			oldest, last = mac, one
+			oldest, last = key, one
 		}
 	}
 	delete(o, oldest)

@@ -91,7 +91,7 @@ func TestInvariants(t *testing.T) {
 					s.Addr = node2
 				}
 				_, cluster := ours[s.MAC]
-				o := m.others[s.MAC]
+				o := m.others[stationOf(s.MAC, s.Addr)]
 				proxied := s.Kind == Answer && o != nil && (o.proxy || o.addr != s.Addr)
 				if k := all[s.Addr]; k != nil && !k.free && !cluster && !proxied {
 					k.since = now
