@@ -48,10 +48,11 @@ func parseARP(frame []byte, self link.MAC) (message, bool) {
 	}
 	var m message
 	from := netip.AddrFrom4([ipLen]byte(frame[offSenderIP:]))
-	if unicast(from) {
-		m.claimed, m.claimedMAC, m.reply = from, sender, operation == arp.OperationReply
-	}
 	target := netip.AddrFrom4([ipLen]byte(frame[offTargetIP:]))
+	if unicast(from) {
+		// A reply to itself is a gratuitous one: nobody has asked.
+		m.claimed, m.claimedMAC, m.reply = from, sender, operation == arp.OperationReply && from != target
+	}
 	// One who asks for its own address announces it (RFC 5227, section 3).
 	if operation == arp.OperationRequest && from != target {
 		m.target, m.asker, m.askerMAC = target, from, sender

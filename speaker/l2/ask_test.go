@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/mdlayher/arp"
 	"golang.org/x/sys/unix"
 
 	"github.com/fairlead-lb/fairlead/speaker/link"
@@ -77,7 +78,7 @@ func TestWhatCantBeAsked(t *testing.T) {
 }
 
 func TestAnAnswerIsSeenForThreeSeconds(t *testing.T) {
-	answer := gratuitous(1, otherMAC, other)
+	answer := arpFrame(arp.OperationReply, otherMAC, other, selfMAC, asker)
 	bubble(t, func(t *testing.T, r *Responder, lan *fakeLAN) {
 		set(t, r, all, on("eth0", vip))
 		lan.says("eth0", IPv4, answer)

@@ -72,7 +72,7 @@ type Sighting struct {
 	// At is when the kernel received it, by the wall clock.
 	At time.Time
 	// Reply tells an ARP reply or a neighbour advertisement from a request
-	// whose sender says in passing who it is.
+	// whose sender says in passing who it is, and from a gratuitous ARP reply.
 	Reply bool
 	// Probe says that the station has not got the address yet: it makes sure
 	// that nobody else has it. That is told of addresses that were asked for
