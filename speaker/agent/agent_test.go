@@ -587,14 +587,14 @@ func TestWhoIsHeardIsTold(t *testing.T) {
 		w.settle()
 		time.Sleep(introduction + lookAround)
 		want := []preflight.Segment{{Interface: "eth0", Heard: []string{"b"}, NotHeard: []string{"c"}}}
-		if !slices.EqualFunc(a.segments, want, preflight.Segment.Equal) {
-			t.Errorf("told %+v", a.segments)
+		if told := a.heard(); !slices.EqualFunc(told, want, preflight.Segment.Equal) {
+			t.Errorf("told %+v", told)
 		}
 		b.unplug()
 		time.Sleep(2 * lookAround)
 		want = []preflight.Segment{{Interface: "eth0", NotHeard: []string{"b", "c"}}}
-		if !slices.EqualFunc(a.segments, want, preflight.Segment.Equal) {
-			t.Errorf("told %+v", a.segments)
+		if told := a.heard(); !slices.EqualFunc(told, want, preflight.Segment.Equal) {
+			t.Errorf("told %+v", told)
 		}
 	}, claimedBy("a", 7))
 }

@@ -294,6 +294,13 @@ func (s *speaker) setPeers(p []preflight.Segment) {
 	s.segments = p
 }
 
+// heard is what it told last of who is heard.
+func (s *speaker) heard() []preflight.Segment {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.segments
+}
+
 // crash ends the speaker, and leaves the kernel.
 func (s *speaker) crash() {
 	s.stop()
