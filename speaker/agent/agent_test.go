@@ -598,3 +598,17 @@ func TestWhoIsHeardIsTold(t *testing.T) {
 		}
 	}, claimedBy("a", 7))
 }
+
+func TestInterfacesThatCarryNothingAreToldToo(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		a := w.run("a")
+		w.settle()
+		a.SetLinks([]link.Link{a.eth0(), {Index: 9, Name: "kube-ipvs0"}})
+		synctest.Wait()
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		if len(a.links) != 2 || !slices.Equal(a.carriers, []string{"eth0"}) {
+			t.Errorf("told %+v, and %v to carry addresses", a.links, a.carriers)
+		}
+	}, claimedBy("a", 7))
+}

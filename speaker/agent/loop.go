@@ -86,6 +86,7 @@ func (a *Agent) setLinks(links []link.Link) {
 	defer a.mu.Unlock()
 	now := time.Now()
 	if !a.view.setLinks(links) {
+		a.tellLinks() // kube-proxy's interface is among those that carry nothing
 		return
 	}
 	a.setSegments(now)
@@ -146,13 +147,19 @@ func (a *Agent) setSegments(now time.Time) {
 	a.machine.SetPeers(now, a.view.peers(segments))
 	a.wire.setSegments(segments)
 	a.setCluster(now, segments)
-	if a.view.complete() {
-		names := make([]string, len(segments))
-		for i, l := range segments {
-			names[i] = l.Name
-		}
-		a.tellSegments(a.view.links, names)
+	a.tellLinks()
+}
+
+// tellLinks tells of the interfaces, and which of them are segments.
+func (a *Agent) tellLinks() {
+	if !a.view.complete() {
+		return
 	}
+	names := make([]string, len(a.wire.segments))
+	for i, l := range a.wire.segments {
+		names[i] = l.Name
+	}
+	a.tellSegments(a.view.links, names)
 }
 
 // setAddresses tells the machine of addresses that may differ.

@@ -89,6 +89,8 @@ type speaker struct {
 	conflicts []conflict.Report
 	verified  []verify.Result
 	segments  []preflight.Segment
+	links     []link.Link
+	carriers  []string
 	// stranger is the MAC of another host that has vip, if there is one.
 	stranger link.MAC
 	// mute says that nobody gets an answer from it, though it is heard.
@@ -208,7 +210,7 @@ func (w *world) runWithoutLinks(node string) *speaker {
 		Mesh:      mesh.Config{Node: node, Boot: uint64(time.Now().UnixNano()) + uint64(i)},
 		Recorder:  NewRecorder(logr.Discard(), prometheus.NewRegistry(), w.api),
 		Seen:      s,
-		Segments:  func([]link.Link, []string) {},
+		Segments:  s.setSegments,
 		Peers:     s.setPeers,
 		Doubt:     func() {},
 		Responder: func(sighted func(l2.Sighting)) Responder { return &responder{s, sighted} },
@@ -292,6 +294,12 @@ func (s *speaker) setPeers(p []preflight.Segment) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.segments = p
+}
+
+func (s *speaker) setSegments(links []link.Link, carriers []string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.links, s.carriers = links, carriers
 }
 
 // heard is what it told last of who is heard.
