@@ -28,15 +28,22 @@ import (
 var _ = Describe("Somebody else's host", onLab, func() {
 	s := newScene()
 
-	// owns gives an address to the client's own kernel, until the returned function or the end of the scene takes it away.
+	// The host is another in each spec: one that answers for two addresses is a proxy.
+	var host *cluster.Host
+	BeforeEach(func() {
+		var err error
+		host, err = lab.AddClient()
+		Expect(err).NotTo(HaveOccurred())
+	})
+	// owns gives it an address, until the returned function or the end of the scene takes that away.
 	owns := func(addr netip.Addr) (gone func()) {
 		GinkgoHelper()
-		link, err := lab.Client.Netlink().LinkByName(cluster.Interface)
+		link, err := host.Netlink().LinkByName(cluster.Interface)
 		Expect(err).NotTo(HaveOccurred())
 		entry := &netlink.Addr{IPNet: &net.IPNet{IP: addr.AsSlice(), Mask: net.CIDRMask(addr.BitLen(), addr.BitLen())}, Flags: unix.IFA_F_NODAD}
-		Expect(lab.Client.Netlink().AddrAdd(link, entry)).To(Succeed())
+		Expect(host.Netlink().AddrAdd(link, entry)).To(Succeed())
 		gone = func() {
-			if err := lab.Client.Netlink().AddrDel(link, entry); !errors.Is(err, unix.EADDRNOTAVAIL) {
+			if err := host.Netlink().AddrDel(link, entry); !errors.Is(err, unix.EADDRNOTAVAIL) {
 				Expect(err).NotTo(HaveOccurred())
 			}
 		}
@@ -56,8 +63,8 @@ var _ = Describe("Somebody else's host", onLab, func() {
 			g.Expect(err).NotTo(HaveOccurred())
 			cond := ptr.Deref(meta.FindStatusCondition(ip.Status.Conditions, v1alpha1.AddressConflict), metav1.Condition{})
 			g.Expect(cond.Status).To(Equal(metav1.ConditionTrue), "%+v", ip.Status)
-			g.Expect(cond.Message).To(ContainSubstring(lab.Client.MAC.String()))
-			g.Expect(ip.Status.Conflict).To(HaveField("MAC", lab.Client.MAC.String()))
+			g.Expect(cond.Message).To(ContainSubstring(host.MAC.String()))
+			g.Expect(ip.Status.Conflict).To(HaveField("MAC", host.MAC.String()))
 		}
 	}
 	announced := func(ctx context.Context, name string) func() metav1.Condition {
@@ -73,16 +80,16 @@ var _ = Describe("Somebody else's host", onLab, func() {
 		addr, owner := s.announced(ctx, "web")
 		answers(ctx, addr, owner)
 		Eventually(ctx, conflict(ctx, s.v4(1))).Should(Succeed())
-		Expect(s.ip(ctx, s.v4(1)).Spec.Quarantined).To(HaveField("MAC", lab.Client.MAC.String()))
+		Expect(s.ip(ctx, s.v4(1)).Spec.Quarantined).To(HaveField("MAC", host.MAC.String()))
 		Expect(s.ip(ctx, s.v4(1)).Status.L2).To(BeNil())
 		probed := false
 		for _, a := range seen.ARP() {
 			probed = probed || a.SenderIP == netip.IPv4Unspecified() && a.TargetIP == s.v4(1)
-			Expect(a.SenderIP == s.v4(1) && a.SenderMAC.String() != lab.Client.MAC.String()).To(BeFalse(), "a node took it: %s", a)
+			Expect(a.SenderIP == s.v4(1) && a.SenderMAC.String() != host.MAC.String()).To(BeFalse(), "a node took it: %s", a)
 		}
 		Expect(probed).To(BeTrue())
 		Eventually(ctx, func() (any, error) { return eventsOf(ctx, s.service(ctx, "web")) }).Should(ContainElement(And(
-			HaveField("Type", corev1.EventTypeWarning), HaveField("Reason", controller.ReasonAddressConflict), HaveField("Note", ContainSubstring(lab.Client.MAC.String())))))
+			HaveField("Type", corev1.EventTypeWarning), HaveField("Reason", controller.ReasonAddressConflict), HaveField("Note", ContainSubstring(host.MAC.String())))))
 	})
 
 	It("keeps its IPv6 address, and the Service gets another", func(ctx SpecContext) {
@@ -99,7 +106,7 @@ var _ = Describe("Somebody else's host", onLab, func() {
 		s.addPool(ctx, "lan", []string{between(s.v4(1), s.v4(9))})
 		s.addService(ctx, "web", asking(s.v4(3)))
 		Eventually(ctx, announced(ctx, "web")).Should(And(
-			HaveField("Status", metav1.ConditionFalse), HaveField("Reason", controller.ReasonAddressConflict), HaveField("Message", ContainSubstring(lab.Client.MAC.String()))))
+			HaveField("Status", metav1.ConditionFalse), HaveField("Reason", controller.ReasonAddressConflict), HaveField("Message", ContainSubstring(host.MAC.String()))))
 		s.stays(ctx, "web", s.v4(3))
 		gone()
 		// It is asked for again every minute.
@@ -113,7 +120,7 @@ var _ = Describe("Somebody else's host", onLab, func() {
 		addr, owner := s.announced(ctx, "web")
 		claim := s.ip(ctx, addr).Status.L2
 		seen := capture()
-		Expect(sendFrames(lab.Client, [][]byte{gratuitous(addr, lab.Client)}, 1)).To(Succeed())
+		Expect(sendFrames(host, [][]byte{gratuitous(addr, host)}, 1)).To(Succeed())
 		Eventually(ctx, conflict(ctx, addr)).Should(Succeed())
 		Eventually(ctx, announced(ctx, "web")).Should(And(HaveField("Status", metav1.ConditionTrue), HaveField("Reason", controller.ReasonAddressConflict)))
 		Eventually(ctx, seen.ARP).Should(ContainElement(And(
