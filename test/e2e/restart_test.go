@@ -71,9 +71,7 @@ var _ = Describe("A controller that starts", onLab, func() {
 	It("and finds all as it left it writes nothing", func(ctx SpecContext) {
 		held := s.serveAllWays(ctx)
 		for name := range held {
-			if name != "dual" { // nobody announces IPv6 yet
-				s.announced(ctx, name)
-			}
+			s.announced(ctx, name)
 		}
 		s.addPool(ctx, "mark", []string{s.v4(61).String()}, byName)
 		// versions are those of all that there is of the scene.
@@ -100,7 +98,7 @@ var _ = Describe("A controller that starts", onLab, func() {
 			note(s.pool(ctx, "small"))
 			return out
 		}
-		By("the last event and the last count being written")
+		By("the last event, the last count and what other speakers saw being written")
 		for _, name := range append(slices.Collect(maps.Keys(held)), "a-waiting") {
 			Eventually(ctx, eventsOf).WithArguments(s.service(ctx, name)).ShouldNot(BeEmpty())
 		}
@@ -108,6 +106,13 @@ var _ = Describe("A controller that starts", onLab, func() {
 			lan, small := s.pool(ctx, "lan").Status, s.pool(ctx, "small").Status
 			return []string{ptr.Deref(lan.IPv4, v1alpha1.AddressCount{}).Allocated, ptr.Deref(lan.IPv6, v1alpha1.AddressCount{}).Allocated, ptr.Deref(small.IPv4, v1alpha1.AddressCount{}).Allocated}
 		}).Should(Equal([]string{"5", "1", "1"}))
+		Eventually(ctx, func(g Gomega) {
+			ips, err := s.ips(ctx)
+			g.Expect(err).NotTo(HaveOccurred())
+			for _, ip := range ips {
+				g.Expect(ip.Status.Verified).NotTo(BeNil(), ip.Name)
+			}
+		}).Should(Succeed())
 		before := versions()
 
 		s.whileStopped(ctx, func() {})
