@@ -84,11 +84,27 @@ func (s *Source) save(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("save the state: %w", err)
 	}
-	partial := s.file + ".partial"
-	if err := errors.Join(os.WriteFile(partial, b, 0o600), os.Rename(partial, s.file)); err != nil {
+	if err := replace(s.file, b); err != nil {
 		return fmt.Errorf("save the state: %w", err)
 	}
 	return nil
+}
+
+// replace puts content in the place of a file only when all of it is on disk: a
+// node that loses its power, or has no room left, keeps what there was.
+func replace(path string, content []byte) error {
+	partial := path + ".partial"
+	f, err := os.OpenFile(partial, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	if _, err = f.Write(content); err == nil {
+		err = f.Sync()
+	}
+	if err := errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	return os.Rename(partial, path)
 }
 
 // take reads a list of the cache. Its objects are not to be changed.
@@ -100,7 +116,8 @@ func take[L client.ObjectList](ctx context.Context, cluster client.Reader, l L, 
 	return nil
 }
 
-// keep saves the state after changes until ctx is done.
+// keep saves the state after changes, and again where that failed, until ctx is
+// done.
 func (s *Source) keep(ctx context.Context) {
 	failing := false
 	for {
@@ -113,7 +130,9 @@ func (s *Source) keep(ctx context.Context) {
 		if err != nil && !failing && ctx.Err() == nil {
 			s.log.Error(err, "A restart without the API server would know an older state")
 		}
-		failing = err != nil
+		if failing = err != nil; failing {
+			signal(s.unsaved)
+		}
 		t := time.NewTimer(saveInterval)
 		select {
 		case <-ctx.Done():

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -109,4 +110,20 @@ func TestAFolderThatCantBeWrittenEndsNothing(t *testing.T) {
 	c.until("the cluster is followed", func(st State) bool { return len(st.Nodes) == 1 })
 	c.kinds["*v1.Node"].Add(node("b"))
 	c.until("and goes on being", func(st State) bool { return len(st.Nodes) == 2 })
+}
+
+func TestWhatWasSavedOutlivesADiskThatIsFull(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "state.json")
+	if err := replace(file, []byte("before")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("/dev/full", file+".partial"); err != nil {
+		t.Fatal(err)
+	}
+	if err := replace(file, []byte("after")); !errors.Is(err, syscall.ENOSPC) {
+		t.Errorf("the error is %v", err)
+	}
+	if b, err := os.ReadFile(file); string(b) != "before" || err != nil {
+		t.Errorf("the file has %q, %v", b, err)
+	}
 }
