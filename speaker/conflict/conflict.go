@@ -36,6 +36,9 @@ const (
 	// are new. What finds no place in probeTime after an address's first probe
 	// is not sent.
 	asksPerSecond, asksAtOnce = 2000, 200
+	// proxiesPerSecond and proxiesAtOnce bound how many proxies are told of:
+	// whoever makes up MACs makes up as many as there is room for on the wire.
+	proxiesPerSecond, proxiesAtOnce = 1, 5
 
 	// proxyTime is how long an answer has the address of another node asked
 	// for before it counts.
@@ -132,7 +135,7 @@ type Output struct {
 	// Defend are the addresses to be announced once more.
 	Defend  []netip.Addr
 	Reports []Report
-	// Proxies are those that were found.
+	// Proxies are those that were found, but of a flood only some.
 	Proxies []Proxy
 }
 
@@ -146,6 +149,7 @@ type Machine struct {
 	addrs   map[netip.Addr]*state
 	due     due.Queue[netip.Addr]
 	pace    due.Pace
+	proxies due.Pace     // told of
 	waiting []netip.Addr // to be asked for when pace allows
 	others  others
 	// changed are the addresses that there may be something to tell of.
@@ -186,7 +190,7 @@ type state struct {
 // New returns a Machine that takes its jitter from r.
 func New(r *rand.Rand) *Machine {
 	return &Machine{
-		rand: r, pace: due.NewPace(asksPerSecond, asksAtOnce),
+		rand: r, pace: due.NewPace(asksPerSecond, asksAtOnce), proxies: due.NewPace(proxiesPerSecond, proxiesAtOnce),
 		addrs: map[netip.Addr]*state{}, changed: map[netip.Addr]struct{}{}, others: others{},
 	}
 }

@@ -54,7 +54,9 @@ func (m *Machine) isProxy(now time.Time, seen Sighting) bool {
 	o.seen = now
 	if !o.proxy && o.addr != seen.Addr {
 		o.proxy = true
-		m.out.Proxies = append(m.out.Proxies, Proxy{Interface: seen.Interface, MAC: seen.MAC, Addrs: [2]netip.Addr{o.addr, seen.Addr}})
+		if m.proxies.Take(now) {
+			m.out.Proxies = append(m.out.Proxies, Proxy{Interface: seen.Interface, MAC: seen.MAC, Addrs: [2]netip.Addr{o.addr, seen.Addr}})
+		}
 		m.acquit(now, seen.MAC, o)
 	}
 	return o.proxy

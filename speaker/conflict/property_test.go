@@ -156,6 +156,25 @@ func TestFloodIsBounded(t *testing.T) {
 	}
 }
 
+// Whoever makes up MACs, each of which answers for two addresses, fills no log.
+func TestAFloodOfProxiesIsToldOfNowAndThen(t *testing.T) {
+	m := New(rand.New(rand.NewPCG(2, 2)))
+	start := time.Unix(1000, 0)
+	m.Set(start, Address{Addr: vip, Interfaces: []string{"eth0"}})
+	m.Set(start, Address{Addr: vip2, Interfaces: []string{"eth0"}})
+	told := 0
+	for i := range 50_000 { // ten seconds of it
+		now := start.Add(time.Duration(i) * 200 * time.Microsecond)
+		for _, addr := range []netip.Addr{vip, vip2} {
+			m.Sight(now, Sighting{Interface: "eth0", Addr: addr, Kind: Answer, MAC: link.MAC{2, 9, byte(i >> 16), byte(i >> 8), byte(i)}})
+		}
+		told += len(m.Output(now).Proxies)
+	}
+	if told < proxiesAtOnce || told > proxiesAtOnce+10*proxiesPerSecond {
+		t.Errorf("%d proxies are told of", told)
+	}
+}
+
 func BenchmarkSightings(b *testing.B) {
 	m := New(rand.New(rand.NewPCG(2, 2)))
 	now := time.Unix(1000, 0)
