@@ -75,9 +75,10 @@ func (s *schedule) removeFamily(f Family) {
 	}
 }
 
-// again announces an address anew, if it is announced at all.
+// again announces an address anew, if it is announced at all. One that waits
+// for its first turn keeps it, however often it is asked for.
 func (s *schedule) again(addr netip.Addr) {
-	if s.items[addr] != nil {
+	if it := s.items[addr]; it != nil && it.sent > 0 {
 		s.remove(addr)
 		s.add(addr)
 	}

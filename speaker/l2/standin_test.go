@@ -3,6 +3,7 @@
 package l2
 
 import (
+	"net/netip"
 	"testing"
 	"time"
 
@@ -132,6 +133,26 @@ func TestAnnounceAndRefresh(t *testing.T) {
 		r.Refresh("eth7")
 		wantLines(t, lan.take(), "20s gratuitous request: 192.0.2.50 is 8", "20s gratuitous reply: 192.0.2.50 is 8")
 	})
+}
+
+// In a flood of reasons to announce an address anew there is one turn for it.
+func TestAnAddressIsAnnouncedAnewInOneTurn(t *testing.T) {
+	var s schedule
+	now := time.Unix(1000, 0)
+	s.add(vip)
+	s.add(other)
+	for _, turn := range []netip.Addr{vip, other} {
+		for range 1000 {
+			s.again(vip)
+			s.again(other)
+		}
+		if addr, _, _ := s.take(now); addr != turn {
+			t.Errorf("it is the turn of %v, not of %v", addr, turn)
+		}
+		if len(s.fresh) > 2 {
+			t.Fatalf("%d turns wait", len(s.fresh))
+		}
+	}
 }
 
 func TestAnIPv6ClaimIsAnnouncedThreeTimesASecondApart(t *testing.T) {
