@@ -87,7 +87,7 @@ type address struct {
 	suspicion suspicion
 
 	dirty, saying, replying, changed bool
-	relaying                         bool
+	relaying, announcing             bool
 	// What Output has said last.
 	given   []string
 	givenAs map[string]link.MAC
@@ -268,8 +268,9 @@ func (m *Machine) takeClaim(now time.Time, e *address, in *iface, c claim, relay
 	case e.best.by == m.self:
 		// It answered until now: caches must learn who does.
 		m.say(e)
-		if len(e.given) > 0 {
-			m.announce = append(m.announce, e.addr)
+		if len(e.given) > 0 && !e.announcing {
+			e.announcing = true
+			m.announce = append(m.announce, e)
 		}
 	default:
 		m.relay(now.Add(relayAfter), e, c.by)

@@ -19,7 +19,8 @@ const (
 	maxFrame = 1400
 	// maxNode is the longest name of a node.
 	maxNode = 253
-	// maxTerm keeps a made-up term from being the last one.
+	// maxTerm bounds terms: whoever counts far beyond what failures can reach
+	// must not overflow anything. status.l2.term has the same bound.
 	maxTerm = 1 << 48
 	// macSize is the length of a signature: HMAC-SHA256/128.
 	macSize = 16

@@ -55,7 +55,7 @@ type Machine struct {
 	// What is to be decided or put out.
 	dirty    []*address
 	changed  []*address
-	announce []netip.Addr
+	announce []*address
 	out      Output
 }
 

@@ -23,8 +23,19 @@ type fixed []string
 func (f fixed) Owner(_ netip.Addr, claimant string) string { return claimant }
 func (f fixed) Successors(netip.Addr) []string             { return f }
 
+// mine is as fixed, but the first one should own what nobody claims.
+type mine []string
+
+func (f mine) Owner(_ netip.Addr, claimant string) string {
+	if claimant == "" {
+		return f[0]
+	}
+	return claimant
+}
+func (f mine) Successors(netip.Addr) []string { return f }
+
 // machine returns one that has been synced for long.
-func machine(c Config, f fixed, addrs ...Address) (*Machine, time.Time) {
+func machine(c Config, f Policy, addrs ...Address) (*Machine, time.Time) {
 	now := epoch
 	m := New(c, f, now)
 	m.SetCluster(now, 7)
@@ -309,6 +320,49 @@ func TestStall(t *testing.T) {
 	got := m.Peers(now)
 	if len(got) != 1 || got[0].Node != "peer" || got[0].Heard || got[0].State != Synced || got[0].Claims != 1 {
 		t.Errorf("peers: %+v", got)
+	}
+}
+
+// Another claimant is told and announced against once a tick, however often it
+// speaks.
+func TestALowerClaimIsAnnouncedAgainstOnce(t *testing.T) {
+	vip := netip.MustParseAddr("10.0.0.1")
+	m, now := machine(Config{Node: "me", Boot: 3}, fixed{"me"},
+		Address{Addr: vip, Interfaces: []string{"eth0"}, Recorded: Claim{Node: "me", Term: 4}})
+	o := newOther("peer", nil)
+	for range 2 {
+		for range 100 {
+			m.Receive(now, packet(now, o.claims(word{addr: vip, term: 3}, word{addr: vip, term: 2})))
+		}
+		if got := m.Output().Announce; !slices.Equal(got, []netip.Addr{vip}) {
+			t.Errorf("announced %v", got)
+		}
+	}
+}
+
+// One address whose terms are used up must not make a frame that nobody takes:
+// other claims are in it, too.
+func TestTermsEnd(t *testing.T) {
+	vip := netip.MustParseAddr("10.0.0.1")
+	m, now := machine(Config{Node: "me", Boot: 3}, mine{"me"}, Address{Addr: vip, Proposed: "me"})
+	o := newOther("peer", nil)
+	for _, released := range []bool{false, true} {
+		m.Receive(now, packet(now, o.hello(hello{state: Synced})))
+		m.Receive(now, packet(now, o.claims(word{addr: vip, term: maxTerm, released: released})))
+		now = now.Add(interval)
+		m.Tick(now)
+		for _, f := range m.Output().Frames {
+			h, body, why, ok := o.open(f.Payload)
+			if !ok {
+				t.Fatal(why)
+			}
+			if _, _, ok := decodeClaims(body); h.kind == kindClaims && !ok {
+				t.Error("a frame that others take for malformed")
+			}
+		}
+	}
+	if c, ok := m.Claim(vip); ok {
+		t.Errorf("claimed: %+v", c)
 	}
 }
 

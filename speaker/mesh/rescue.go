@@ -107,7 +107,7 @@ func (m *Machine) decide(now time.Time, e *address) {
 		e.held = claim{}
 	case len(e.on) == 0:
 		e.held = claim{}
-		if e.mine && e.best.by == nil {
+		if e.mine && e.best.by == nil && e.floor < maxTerm {
 			// The first owner has nowhere to answer: others shall know.
 			m.setBest(now, e, claim{by: m.self, term: e.floor + 1, rank: 1, mute: true})
 		}

@@ -64,7 +64,10 @@ func (m *Machine) Output() Output {
 	clear(m.changed)
 	m.changed = m.changed[:0]
 	out := m.out
-	out.Announce = m.announce
+	for _, e := range m.announce {
+		e.announcing = false
+		out.Announce = append(out.Announce, e.addr)
+	}
 	for _, i := range m.ifaces {
 		if i.silent {
 			out.Silent = append(out.Silent, i.Name)
