@@ -18,9 +18,11 @@ import (
 
 	"github.com/fairlead-lb/fairlead/api/v1alpha1"
 	"github.com/fairlead-lb/fairlead/plan"
+	"github.com/fairlead-lb/fairlead/plan/kube"
 	"github.com/fairlead-lb/fairlead/speaker/link"
 	"github.com/fairlead-lb/fairlead/speaker/mesh"
 	"github.com/fairlead-lb/fairlead/speaker/preflight"
+	"github.com/fairlead-lb/fairlead/speaker/source"
 	"github.com/fairlead-lb/fairlead/speaker/verify"
 )
 
@@ -338,6 +340,27 @@ func TestNobodyCanFollowALoneNode(t *testing.T) {
 		time.Sleep(grown)
 		if !a.CanLeave() {
 			t.Error("b can't")
+		}
+	}, claimedBy("a", 7))
+}
+
+// What a node has saved may be of a cluster that it was in before.
+func TestASavedClusterGivesWayToTheRealOne(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		a, b := w.run("a"), w.run("b")
+		a.sync()
+		b.setState(source.State{
+			Saved: true, Cluster: "former", Addresses: map[netip.Addr]source.Address{}, Advertising: kube.NewAdvertising(nil, nil, nil),
+			NodesChanged: true, ScopesChanged: true, SpeakersChanged: true,
+		})
+		time.Sleep(grown)
+		if a.CanLeave() {
+			t.Error("a hears a speaker of another cluster")
+		}
+		b.sync()
+		time.Sleep(grown)
+		if !a.CanLeave() || !b.CanLeave() {
+			t.Error("they don't hear each other")
 		}
 	}, claimedBy("a", 7))
 }

@@ -113,9 +113,10 @@ func (a *Agent) look() {
 	if saved && !s.Saved {
 		a.machine.SetRecorder(now, true) // it could be read
 	}
-	if a.cluster == 0 {
-		// Once it is known it stays: speakers that took another name at other
-		// times would not hear each other.
+	if a.cluster == 0 || saved && !s.Saved {
+		// Once the cluster itself has told it stays: speakers that took another
+		// name at other times would not hear each other. What was saved may be
+		// of a cluster that the node was in before.
 		a.cluster = a.view.cluster()
 		a.machine.SetCluster(now, a.cluster)
 	}

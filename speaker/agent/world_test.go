@@ -436,6 +436,10 @@ func (s *speaker) sync() {
 		st.Addresses[a.Addr] = source.Address{Address: a, Record: source.Record{Name: p.Name, ResourceVersion: p.ResourceVersion, Claim: p.Status.L2, Status: p.Status}}
 		st.Changed = append(st.Changed, a.Addr)
 	}
+	s.setState(st)
+}
+
+func (s *speaker) setState(st source.State) {
 	s.mu.Lock()
 	for addr := range s.state.Addresses {
 		if _, ok := st.Addresses[addr]; !ok {
