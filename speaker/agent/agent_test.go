@@ -344,6 +344,21 @@ func TestNobodyCanFollowALoneNode(t *testing.T) {
 	}, claimedBy("a", 7))
 }
 
+func TestAnInterfaceThatIsGoneIsNotCountedOn(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		a, _ := w.run("a"), w.run("b")
+		w.settle()
+		if got := a.metric("fairlead_mesh_peers"); !slices.Equal(got, []float64{1}) {
+			t.Errorf("the peers on each interface are %v", got)
+		}
+		a.SetLinks([]link.Link{})
+		time.Sleep(2 * lookAround)
+		if got := a.metric("fairlead_mesh_peers"); len(got) != 0 {
+			t.Errorf("the peers on each interface are %v", got)
+		}
+	}, claimedBy("a", 7))
+}
+
 // What a node has saved may be of a cluster that it was in before.
 func TestASavedClusterGivesWayToTheRealOne(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
@@ -412,6 +427,9 @@ func TestAnswersEndWithTheLoop(t *testing.T) {
 		}
 		a.wantAnswers(false)
 		time.Sleep(time.Second)
+		if got := a.metric("fairlead_mesh_stalls_total"); !slices.Equal(got, []float64{1}) {
+			t.Errorf("%v stalls are counted", got)
+		}
 		a.wantAnswers(true)
 	}, claimedBy("a", 7))
 }

@@ -146,6 +146,11 @@ func (a *Agent) setSegments(now time.Time) {
 	}
 	a.machine.SetSegments(now, own)
 	a.machine.SetPeers(now, a.view.peers(segments))
+	for _, l := range a.wire.segments {
+		if !slices.ContainsFunc(segments, func(s link.Link) bool { return s.Name == l.Name }) {
+			a.metrics.peers.DeleteLabelValues(l.Name)
+		}
+	}
 	a.wire.setSegments(segments)
 	a.setCluster(now, segments)
 	a.tellLinks()

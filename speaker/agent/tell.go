@@ -20,6 +20,7 @@ type metrics struct {
 	peers     *prometheus.GaugeVec
 	standing  prometheus.Gauge
 	takeovers prometheus.Counter
+	stalls    prometheus.Counter
 }
 
 func newMetrics(r prometheus.Registerer) metrics {
@@ -38,6 +39,9 @@ func newMetrics(r prometheus.Registerer) metrics {
 		takeovers: f.NewCounter(prometheus.CounterOpts{
 			Name: "fairlead_l2_takeovers_total", Help: "Addresses that this node began to announce while the claim on record was another node's.",
 		}),
+		stalls: f.NewCounter(prometheus.CounterOpts{
+			Name: "fairlead_mesh_stalls_total", Help: "Times that the speaker found that it had stood still, and was silent until it had looked around.",
+		}),
 	}
 }
 
@@ -50,6 +54,7 @@ type tales struct {
 	own     map[netip.Addr]bool // announced as the owner
 	stands  map[netip.Addr]bool // answered in the owner's place
 	dropped mesh.Drops
+	stalls  uint64
 }
 
 func newTales() tales {
@@ -73,6 +78,9 @@ func (a *Agent) tellFailures(failed map[l2.Place]error) {
 func (a *Agent) tell() {
 	t := &a.tales
 	a.tellDrops()
+	stalls := a.machine.Stalls()
+	a.metrics.stalls.Add(float64(stalls - t.stalls))
+	t.stalls = stalls
 	if len(a.wire.touched) == 0 {
 		return
 	}

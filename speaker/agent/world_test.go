@@ -73,6 +73,8 @@ type speaker struct {
 	stop    context.CancelFunc
 	ended   chan error
 
+	registry *prometheus.Registry
+
 	mu      sync.Mutex
 	synced  bool
 	state   source.State
@@ -196,7 +198,8 @@ func (w *world) runWithoutLinks(node string) *speaker {
 	s := &speaker{
 		world: w, node: node, mac: link.MAC{2, 0, 0, 0, 0, 1 + i}, inbox: make(chan udp.Datagram, 1000),
 		changed: make(chan struct{}, 1), ended: make(chan error, 1), desired: map[netip.Addr]l2.Want{},
-		state: source.State{Addresses: map[netip.Addr]source.Address{}},
+		state:    source.State{Addresses: map[netip.Addr]source.Address{}},
+		registry: prometheus.NewRegistry(),
 	}
 	log := funcr.New(func(_, args string) {
 		s.mu.Lock()
@@ -206,7 +209,7 @@ func (w *world) runWithoutLinks(node string) *speaker {
 	ctx, cancel := context.WithCancel(w.t.Context())
 	s.stop = cancel
 	s.Agent = New(Options{
-		Log: log, Registry: prometheus.NewRegistry(), Source: s,
+		Log: log, Registry: s.registry, Source: s,
 		Mesh:      mesh.Config{Node: node, Boot: uint64(time.Now().UnixNano()) + uint64(i)},
 		Recorder:  NewRecorder(logr.Discard(), prometheus.NewRegistry(), w.api),
 		Seen:      s,
@@ -479,6 +482,23 @@ func (s *speaker) State() (source.State, bool) {
 		<-stopped
 	}
 	return st, synced
+}
+
+// metric returns the values of a metric, of whatever labels.
+func (s *speaker) metric(name string) (values []float64) {
+	synctest.Wait()
+	families, err := s.registry.Gather()
+	if err != nil {
+		s.world.t.Fatal(err)
+	}
+	for _, f := range families {
+		for _, m := range f.GetMetric() {
+			if f.GetName() == name {
+				values = append(values, m.GetGauge().GetValue()+m.GetCounter().GetValue())
+			}
+		}
+	}
+	return values
 }
 
 func (s *speaker) lookCount() int {
