@@ -619,6 +619,21 @@ func TestAMuteOwnerIsReplaced(t *testing.T) {
 		if n := len(b.verified); n == 0 || b.verified[n-1].State != verify.NoAnswer {
 			t.Errorf("b told %+v", b.verified)
 		}
+		a.mu.Lock()
+		a.mute = false
+		a.mu.Unlock()
+		time.Sleep(time.Minute)
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		var said []string
+		for _, line := range b.logged {
+			if strings.Contains(line, "owner") {
+				said = append(said, line)
+			}
+		}
+		if len(said) != 2 || !strings.Contains(said[0], "does not answer") || !strings.Contains(said[1], "answers again") {
+			t.Errorf("b logged %q", said)
+		}
 	}, claimedBy("a", 7))
 }
 

@@ -44,11 +44,13 @@ type watch struct {
 	// them.
 	reviewing []netip.Addr
 	segments  []preflight.Segment // last told
+	// mute are the addresses that nobody answered for, with their owners.
+	mute map[netip.Addr]string
 }
 
 func newWatch(seen Seen) watch {
 	r := rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64()))
-	return watch{seen: seen, conflicts: conflict.New(r), verifies: verify.New(r), started: time.Now()}
+	return watch{seen: seen, conflicts: conflict.New(r), verifies: verify.New(r), started: time.Now(), mute: map[netip.Addr]string{}}
 }
 
 // next returns the earlier of a time and when there is something to do here.
@@ -169,14 +171,39 @@ func (a *Agent) verify(now time.Time) {
 	for _, r := range out.Results {
 		w.seen.Verified(r)
 	}
+	a.tellMute(out)
 	for _, s := range out.Suspects {
-		a.log.Info("The owner of an address is heard, but does not answer for it", "address", s.Addr, "owner", s.Node, "interface", s.Interface)
 		a.machine.Suspect(now, s.Addr)
 	}
 	for _, r := range out.Checked {
 		if r.State != verify.Answered {
 			a.machine.Confirm(now, r.Addr)
 		}
+	}
+}
+
+// tellMute logs once for an owner, not each time for each of its addresses.
+func (a *Agent) tellMute(out verify.Output) {
+	mute := a.watch.mute
+	silent := func(node string) bool {
+		for _, owner := range mute {
+			if owner == node {
+				return true
+			}
+		}
+		return false
+	}
+	for _, addr := range out.Cleared {
+		node := mute[addr]
+		if delete(mute, addr); !silent(node) {
+			a.log.Info("The owner of addresses answers again, or is it no longer", "owner", node)
+		}
+	}
+	for _, s := range out.Suspects {
+		if !silent(s.Node) {
+			a.log.Info("The owner of an address is heard, but does not answer for it", "address", s.Addr, "owner", s.Node, "interface", s.Interface)
+		}
+		mute[s.Addr] = s.Node
 	}
 }
 
