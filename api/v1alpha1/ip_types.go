@@ -147,17 +147,24 @@ type LoadBalancerIPSpec struct {
 }
 
 // L2Claim is written by the node that answers for the address.
+//
+// +kubebuilder:validation:XValidation:rule="self.term > oldSelf.term || self.term == oldSelf.term && self.node == oldSelf.node",message="a claim on record gives way only to one of a higher term"
 type L2Claim struct {
 	// Node that answers.
+	// +kubebuilder:validation:MaxLength=253
 	Node string `json:"node"`
 	// Interface it answers on.
 	// +optional
+	// +kubebuilder:validation:MaxLength=15
 	Interface string `json:"interface,omitempty"`
 	// MAC address it answers with.
 	// +optional
+	// +kubebuilder:validation:MaxLength=17
 	MAC string `json:"mac,omitempty"`
-	// Term grows by one with every change of the node; the highest wins.
+	// Term grows by one with every change of the node; the highest wins. Speakers
+	// take none above 2^48 from each other either.
 	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=281474976710656
 	Term int64 `json:"term"`
 	// Since is when this node began to answer.
 	// +kubebuilder:validation:Type=string
@@ -170,9 +177,11 @@ type L2Claim struct {
 // sees that a host outside the cluster has it.
 type Conflict struct {
 	// By is the node that saw it.
+	// +kubebuilder:validation:MaxLength=253
 	By string `json:"by"`
 	// Interface it was seen on.
 	// +optional
+	// +kubebuilder:validation:MaxLength=15
 	Interface string `json:"interface,omitempty"`
 	// MAC of the other host.
 	// +kubebuilder:validation:MaxLength=17
@@ -188,8 +197,10 @@ type Conflict struct {
 // wire from another node.
 type Verification struct {
 	// By is the node that asked.
+	// +kubebuilder:validation:MaxLength=253
 	By string `json:"by"`
 	// MAC that answered.
+	// +kubebuilder:validation:MaxLength=17
 	MAC string `json:"mac"`
 	// At is when.
 	// +kubebuilder:validation:Type=string

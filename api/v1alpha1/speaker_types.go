@@ -68,7 +68,8 @@ type Endpoint struct {
 // SpeakerSpec says where the speaker is reached.
 type SpeakerSpec struct {
 	// Endpoints of the speaker, at most one per interface and family. They are
-	// for people, and for speakers that are told to use unicast.
+	// for people: speakers that are told to use unicast reach each other at the
+	// addresses in status.interfaces, on the networks that they share.
 	// +optional
 	// +listType=atomic
 	// +kubebuilder:validation:MaxItems=256

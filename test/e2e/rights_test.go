@@ -49,11 +49,12 @@ var _ = Describe("A speaker's rights", onLab, func() {
 		change(&ip.Status)
 		return as.Status().Patch(ctx, ip, client.MergeFrom(base))
 	}
-	claimFor := func(node string) func(*v1alpha1.LoadBalancerIPStatus) {
+	claimOf := func(node string, term int64) func(*v1alpha1.LoadBalancerIPStatus) {
 		return func(status *v1alpha1.LoadBalancerIPStatus) {
-			status.L2 = &v1alpha1.L2Claim{Node: node, Term: 1, Since: metav1.Now()}
+			status.L2 = &v1alpha1.L2Claim{Node: node, Term: term, Since: metav1.Now()}
 		}
 	}
+	claimFor := func(node string) func(*v1alpha1.LoadBalancerIPStatus) { return claimOf(node, 1) }
 	forbidden := func(err error, message string) {
 		GinkgoHelper()
 		Expect(apierrors.IsForbidden(err)).To(BeTrue(), "%v", err)
@@ -67,7 +68,20 @@ var _ = Describe("A speaker's rights", onLab, func() {
 		forbidden(write(ctx, speaker, claimFor("node2")), "a speaker may claim only for its own node, which is node1")
 		Expect(write(ctx, speaker, claimFor("node1"))).To(Succeed())
 		forbidden(write(ctx, speaker, func(status *v1alpha1.LoadBalancerIPStatus) { status.L2 = nil }), "only for its own node")
-		forbidden(write(ctx, speaker, claimFor("node2")), "only for its own node")
+		forbidden(write(ctx, speaker, claimOf("node2", 2)), "only for its own node")
+	})
+
+	It("are to claim with a higher term what another node has claimed", func(ctx SpecContext) {
+		const message = "a claim on record gives way only to one of a higher term"
+		first, second := actingAs(ctx, cluster.Speaker, "node1"), actingAs(ctx, cluster.Speaker, "node2")
+		Expect(write(ctx, first, claimOf("node1", 2))).To(Succeed())
+		Expect(write(ctx, first, claimOf("node1", 2))).To(Succeed(), "it may be on another interface now")
+		for _, term := range []int64{1, 2} {
+			Expect(write(ctx, second, claimOf("node2", term))).To(MatchError(ContainSubstring(message)))
+		}
+		Expect(write(ctx, first, claimOf("node1", 1))).To(MatchError(ContainSubstring(message)))
+		Expect(write(ctx, second, claimOf("node2", 1<<48+1))).To(MatchError(ContainSubstring("less than or equal to")))
+		Expect(write(ctx, second, claimOf("node2", 3))).To(Succeed())
 	})
 
 	It("are none with a token that is not bound to a node", func(ctx SpecContext) {
