@@ -8,6 +8,7 @@ import (
 
 	"github.com/go-logr/logr"
 
+	"github.com/fairlead-lb/fairlead/internal/due"
 	"github.com/fairlead-lb/fairlead/speaker/mesh"
 )
 
@@ -47,29 +48,17 @@ func leave(ctx context.Context, log logr.Logger, speaker leaver, stand restarts)
 	if stand.Restarting(ask, speaker.Draining()) {
 		log.Info("Restarting: other speakers stand in")
 		speaker.Leave(mesh.Restart)
-		pause(ctx, toldTime)
+		due.Wait(ctx, toldTime)
 		return
 	}
 	n := speaker.Remaining()
 	log.Info("Ending: other speakers take over", "addresses", n)
 	speaker.Leave(mesh.Drain)
-	pause(ctx, toldTime)
+	due.Wait(ctx, toldTime)
 	for end := time.Now().Add(drainTimeout); speaker.Remaining() > 0; {
-		if !speaker.CanLeave() || !time.Now().Before(end) || !pause(ctx, drainPoll) {
+		if !speaker.CanLeave() || !time.Now().Before(end) || !due.Wait(ctx, drainPoll) {
 			log.Info("Nobody took over", "addresses", speaker.Remaining())
 			return
 		}
-	}
-}
-
-// pause reports whether the time went by before ctx was done.
-func pause(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-t.C:
-		return true
 	}
 }

@@ -3,8 +3,10 @@
 package due
 
 import (
+	"context"
 	"math/rand/v2"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -78,4 +80,18 @@ func TestPace(t *testing.T) {
 	if next := p.Next(); !next.Equal(start.Add(time.Hour + 100*time.Millisecond)) {
 		t.Errorf("next at %v", next)
 	}
+}
+
+func TestWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+		defer cancel()
+		begin := time.Now()
+		if !Wait(ctx, time.Second) || time.Since(begin) != time.Second {
+			t.Errorf("it ended after %v", time.Since(begin))
+		}
+		if Wait(ctx, time.Hour) || time.Since(begin) != 2*time.Second {
+			t.Errorf("it outlasted its context: %v", time.Since(begin))
+		}
+	})
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package due orders things by the time at which something is to be done about each.
+// Package due says when something is to be done: in which order, how often, and after what wait.
 package due
 
 import (

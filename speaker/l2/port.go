@@ -12,6 +12,7 @@ import (
 
 	"github.com/go-logr/logr"
 
+	"github.com/fairlead-lb/fairlead/internal/due"
 	"github.com/fairlead-lb/fairlead/speaker/link"
 )
 
@@ -174,7 +175,7 @@ func (p *port) announce(ctx context.Context) {
 	for {
 		frames, wait := p.announceNext(time.Now(), buf[:0])
 		if frames > 0 {
-			if !pause(ctx, time.Duration(frames)*time.Second/framesPerSecond) {
+			if !due.Wait(ctx, time.Duration(frames)*time.Second/framesPerSecond) {
 				return
 			}
 			continue
@@ -225,16 +226,4 @@ func (p *port) sleep(ctx context.Context, d time.Duration) bool {
 	case <-timeout:
 	}
 	return true
-}
-
-// pause reports whether the time went by before ctx was done.
-func pause(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-t.C:
-		return true
-	}
 }

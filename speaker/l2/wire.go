@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/fairlead-lb/fairlead/internal/due"
 	"github.com/fairlead-lb/fairlead/speaker/link"
 )
 
@@ -107,7 +108,7 @@ func (w *wire) receive(ctx context.Context) {
 			w.port.announceAllAgain()
 		default:
 			w.port.log.Error(err, "Can't read from packet socket, trying again", "family", w.family)
-			if !pause(ctx, readRetry) {
+			if !due.Wait(ctx, readRetry) {
 				return
 			}
 		}

@@ -13,6 +13,8 @@ import (
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
+
+	"github.com/fairlead-lb/fairlead/internal/due"
 )
 
 const (
@@ -67,7 +69,7 @@ func (w *Watcher) Run(ctx context.Context) error {
 			continue
 		}
 		w.log.Error(err, "Can't watch network interfaces, trying again")
-		if !pause(ctx, retryInterval) {
+		if !due.Wait(ctx, retryInterval) {
 			return nil
 		}
 	}
@@ -96,7 +98,7 @@ func (w *Watcher) follow(ctx context.Context, update func([]Link)) error {
 			return fmt.Errorf("list network interfaces: %w", err)
 		}
 		update(links)
-		if !pause(ctx, minInterval) {
+		if !due.Wait(ctx, minInterval) {
 			return nil
 		}
 		select {
@@ -107,18 +109,6 @@ func (w *Watcher) follow(ctx context.Context, update func([]Link)) error {
 				return nil
 			}
 		}
-	}
-}
-
-// pause reports whether the time went by before ctx was done.
-func pause(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-t.C:
-		return true
 	}
 }
 

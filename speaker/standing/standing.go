@@ -5,7 +5,6 @@ package standing
 
 import (
 	"context"
-	"sync"
 	"time"
 
 	"github.com/go-logr/logr"
@@ -14,6 +13,8 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	toolscache "k8s.io/client-go/tools/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/fairlead-lb/fairlead/internal/due"
 )
 
 const (
@@ -35,8 +36,7 @@ type Standing struct {
 
 	doubt chan struct{}
 
-	mu      sync.Mutex
-	refused bool
+	refused bool // as Run has told last
 	changed func(refused bool)
 }
 
@@ -93,7 +93,7 @@ func (s *Standing) Run(ctx context.Context) error {
 			if no >= confirmations {
 				s.set(true, err)
 			}
-			if !pause(ctx, askInterval) {
+			if !due.Wait(ctx, askInterval) {
 				return nil
 			}
 		}
@@ -109,10 +109,8 @@ func (s *Standing) ask(ctx context.Context) error {
 }
 
 func (s *Standing) set(refused bool, why error) {
-	s.mu.Lock()
 	was := s.refused
 	s.refused = refused
-	s.mu.Unlock()
 	switch {
 	case refused == was:
 		return
@@ -140,16 +138,4 @@ func (s *Standing) Restarting(ctx context.Context, draining bool) bool {
 		return false
 	}
 	return pod.DeletionTimestamp != nil
-}
-
-// pause reports whether the time went by before ctx was done.
-func pause(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-t.C:
-		return true
-	}
 }

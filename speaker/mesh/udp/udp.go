@@ -16,6 +16,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promauto"
 	"golang.org/x/sys/unix"
 
+	"github.com/fairlead-lb/fairlead/internal/due"
 	"github.com/fairlead-lb/fairlead/speaker/link"
 )
 
@@ -200,7 +201,7 @@ func (t *Transport) receive(ctx context.Context, c *conn) {
 			// Said once when the interface goes down.
 		default:
 			t.log.Error(err, "Can't hear other speakers, trying again", "interface", c.key.name)
-			if !pause(ctx, readRetry) {
+			if !due.Wait(ctx, readRetry) {
 				return
 			}
 		}
@@ -217,16 +218,4 @@ type conn struct {
 func (c *conn) close() {
 	c.stop()
 	c.socket.Close()
-}
-
-// pause reports whether the time went by before ctx was done.
-func pause(ctx context.Context, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-timer.C:
-		return true
-	}
 }
