@@ -80,7 +80,9 @@ func listen(k key, port uint16) (*socket, error) {
 }
 
 // prepare binds the socket to the interface first: the same port may be used on
-// others, and nothing from another interface is ever seen.
+// others, and nothing from another interface is ever seen. It joins no group:
+// every interface is a member of those of all hosts, and to join takes a lock of
+// the kernel that a node with many Pods holds for long.
 func prepare(fd int, k key, port uint16) error {
 	if err := unix.BindToDevice(fd, k.name); err != nil {
 		return fmt.Errorf("bind to device: %w", err)
@@ -90,7 +92,6 @@ func prepare(fd int, k key, port uint16) error {
 		{"SO_PRIORITY", unix.SOL_SOCKET, unix.SO_PRIORITY, priority},
 	}
 	var local unix.Sockaddr
-	var join func() error
 	if k.v4 {
 		options = append(options,
 			option{"IP_TTL", unix.IPPROTO_IP, unix.IP_TTL, 255},
@@ -99,10 +100,8 @@ func prepare(fd int, k key, port uint16) error {
 			option{"IP_RECVTTL", unix.IPPROTO_IP, unix.IP_RECVTTL, 1},
 			option{"IP_TOS", unix.IPPROTO_IP, unix.IP_TOS, class})
 		local = &unix.SockaddrInet4{Port: int(port)}
-		membership := &unix.IPMreqn{Multiaddr: groups[true].As4(), Ifindex: int32(k.index)}
-		join = func() error {
-			return errors.Join(unix.SetsockoptIPMreqn(fd, unix.IPPROTO_IP, unix.IP_MULTICAST_IF, membership),
-				unix.SetsockoptIPMreqn(fd, unix.IPPROTO_IP, unix.IP_ADD_MEMBERSHIP, membership))
+		if err := unix.SetsockoptIPMreqn(fd, unix.IPPROTO_IP, unix.IP_MULTICAST_IF, &unix.IPMreqn{Ifindex: int32(k.index)}); err != nil {
+			return fmt.Errorf("IP_MULTICAST_IF: %w", err)
 		}
 	} else {
 		options = append(options,
@@ -114,8 +113,6 @@ func prepare(fd int, k key, port uint16) error {
 			option{"IPV6_RECVHOPLIMIT", unix.IPPROTO_IPV6, unix.IPV6_RECVHOPLIMIT, 1},
 			option{"IPV6_TCLASS", unix.IPPROTO_IPV6, unix.IPV6_TCLASS, class})
 		local = &unix.SockaddrInet6{Port: int(port)}
-		membership := &unix.IPv6Mreq{Multiaddr: groups[false].As16(), Interface: uint32(k.index)}
-		join = func() error { return unix.SetsockoptIPv6Mreq(fd, unix.IPPROTO_IPV6, unix.IPV6_JOIN_GROUP, membership) }
 	}
 	for _, o := range options {
 		if err := unix.SetsockoptInt(fd, o.level, o.opt, o.value); err != nil {
@@ -124,9 +121,6 @@ func prepare(fd int, k key, port uint16) error {
 	}
 	if err := unix.Bind(fd, local); err != nil {
 		return fmt.Errorf("bind: %w", err)
-	}
-	if err := join(); err != nil {
-		return fmt.Errorf("join group: %w", err)
 	}
 	return nil
 }
