@@ -3,7 +3,6 @@
 package agent
 
 import (
-	"hash/fnv"
 	"net/netip"
 	"slices"
 
@@ -138,9 +137,7 @@ func (v *view) cluster() uint64 {
 	if v.state.Cluster == "" {
 		return 0
 	}
-	h := fnv.New64a()
-	h.Write([]byte(v.state.Cluster))
-	return h.Sum64() | 1
+	return mesh.ClusterID(string(v.state.Cluster))
 }
 
 // segments returns the interfaces on which to meet other speakers: those that

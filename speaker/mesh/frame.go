@@ -356,6 +356,10 @@ func decodeSuspicion(b []byte) (w word, by []byte, ok bool) {
 	return w, by, ok && len(b) == 0
 }
 
+// ClusterID is what frames say in place of the name of a cluster. It is never
+// 0, which stands for none.
+func ClusterID(name string) uint64 { return hashName(name) | 1 }
+
 // hashName is FNV-1a of a name.
 func hashName[T string | []byte](name T) uint64 {
 	h := uint64(14695981039346656037)

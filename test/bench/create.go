@@ -66,7 +66,7 @@ func (b *bench) create(ctx context.Context) error {
 	}
 	row("writes per Service, all", "%8.2f", float64(total)/float64(b.count))
 	for _, name := range names(used) {
-		row(name, "%8.2f s of CPU time %5d MB peak", (used[name].cpu - idle[name].cpu).Seconds(), used[name].peak>>20)
+		row(name, "%8.2f s of CPU time %5d MB peak", (used[name].CPU - idle[name].CPU).Seconds(), used[name].Peak>>20)
 	}
 	b.promise(r.distinct == b.count, "%d Services have %d distinct addresses", b.count, r.distinct)
 	b.promise(total <= mostWrites*b.count, "%d Services caused %d writes", b.count, total)

@@ -79,7 +79,7 @@ func (b *bench) remove(ctx context.Context) error {
 	for _, what := range caused {
 		row("writes per Service, "+what, "%8.2f", float64(n[what])/float64(b.count))
 	}
-	row("controller", "%8.2f s of CPU time %5d MB peak", (now[b.controller.Name].cpu - used[b.controller.Name].cpu).Seconds(), now[b.controller.Name].peak>>20)
+	row("controller", "%8.2f s of CPU time %5d MB peak", (now[b.controller.Name].CPU - used[b.controller.Name].CPU).Seconds(), now[b.controller.Name].Peak>>20)
 	b.promise(held == 0, "%d addresses are held by nobody's Service", held)
 	return nil
 }

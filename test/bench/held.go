@@ -85,7 +85,7 @@ func (b *bench) editPool(ctx context.Context) error {
 		fmt.Println("the pool edited:", edit.what)
 		row("taken after", "%8.2f s", taken.Seconds())
 		row("at rest after", "%8.2f s", rest.Sub(start).Seconds())
-		row("controller", "%8.2f s of CPU time", (now[b.controller.Name].cpu - used[b.controller.Name].cpu).Seconds())
+		row("controller", "%8.2f s of CPU time", (now[b.controller.Name].CPU - used[b.controller.Name].CPU).Seconds())
 		for _, what := range kinds {
 			row("writes, "+what, "%8d", n[what])
 		}
@@ -144,7 +144,7 @@ func (b *bench) restart(ctx context.Context) error {
 	fmt.Println("the controller restarted, nothing to do")
 	row("ready after", "%8.2f s", ready.Seconds())
 	row("every Service looked at after", "%8.2f s", rest.Sub(start).Seconds())
-	row("controller", "%8.2f s of CPU time %5d MB peak", used[b.controller.Name].cpu.Seconds(), used[b.controller.Name].peak>>20)
+	row("controller", "%8.2f s of CPU time %5d MB peak", used[b.controller.Name].CPU.Seconds(), used[b.controller.Name].Peak>>20)
 	row("writes", "%8d", n.of(kinds...))
 	row("events about Services", "%8d", tells-told)
 	b.promise(ready < readyWithin, "the controller was ready %s after its start", ready)

@@ -7,49 +7,12 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"os"
-	"regexp"
 	"slices"
-	"strconv"
-	"strings"
 	"time"
 
+	"github.com/fairlead-lb/fairlead/test/bench/meter"
 	"github.com/fairlead-lb/fairlead/test/lab/cluster"
 )
-
-// sample is one line of a page of Prometheus metrics.
-type sample struct {
-	labels map[string]string
-	value  float64
-}
-
-var (
-	line  = regexp.MustCompile(`(?m)^(\w+)\{(.*)\} ([0-9.e+-]+)$`)
-	label = regexp.MustCompile(`(\w+)="([^"]*)"`)
-)
-
-// samples reads those of one metric.
-func samples(page, metric string) ([]sample, error) {
-	var found []sample
-	for _, m := range line.FindAllStringSubmatch(page, -1) {
-		if m[1] != metric {
-			continue
-		}
-		value, err := strconv.ParseFloat(m[3], 64)
-		if err != nil {
-			return nil, fmt.Errorf("metric %s: %w", metric, err)
-		}
-		s := sample{labels: map[string]string{}, value: value}
-		for _, l := range label.FindAllStringSubmatch(m[2], -1) {
-			s.labels[l[1]] = l[2]
-		}
-		found = append(found, s)
-	}
-	if len(found) == 0 {
-		return nil, fmt.Errorf("there is no metric %s", metric)
-	}
-	return found, nil
-}
 
 // writes is how often each resource has been written to, as "resource/subresource".
 type writes map[string]int
@@ -63,19 +26,19 @@ func (b *bench) writes(ctx context.Context) (writes, error) {
 	if err != nil {
 		return nil, err
 	}
-	requests, err := samples(string(page), "apiserver_request_total")
+	requests, err := meter.Samples(string(page), "apiserver_request_total")
 	if err != nil {
 		return nil, err
 	}
 	count := writes{}
 	for _, r := range requests {
-		switch r.labels["verb"] {
+		switch r.Labels["verb"] {
 		case "POST", "PUT", "PATCH", "APPLY", "DELETE", "DELETECOLLECTION":
-			what := r.labels["resource"]
-			if sub := r.labels["subresource"]; sub != "" {
+			what := r.Labels["resource"]
+			if sub := r.Labels["subresource"]; sub != "" {
 				what += "/" + sub
 			}
-			count[what] += int(r.value)
+			count[what] += int(r.Value)
 		}
 	}
 	return count, nil
@@ -121,11 +84,11 @@ func (b *bench) awaitRest(ctx context.Context, atLeast int) (since time.Time, er
 			return err
 		}
 		sum := func(metric, except string) (total int) {
-			list, failed := samples(page, metric)
+			list, failed := meter.Samples(page, metric)
 			err = errors.Join(err, failed)
 			for _, s := range list {
-				if s.labels["name"] != except {
-					total += int(s.value)
+				if s.Labels["name"] != except {
+					total += int(s.Value)
 				}
 			}
 			return total
@@ -146,52 +109,18 @@ func (b *bench) awaitRest(ctx context.Context, atLeast int) (since time.Time, er
 	return since, err
 }
 
-// usage is what a process has used.
-type usage struct {
-	cpu  time.Duration
-	peak int64 // of resident memory, in bytes
-}
-
 // usages reads what every process of the lab has used.
-func (b *bench) usages() (map[string]usage, error) {
-	all := map[string]usage{}
+func (b *bench) usages() (map[string]meter.Usage, error) {
+	all := map[string]meter.Usage{}
 	for _, p := range b.lab.Status().Processes {
-		u, err := usageOf(p.PID)
+		u, err := meter.UsageOf(p.PID)
 		if err != nil {
 			return nil, fmt.Errorf("process %s: %w", p.Name, err)
 		}
 		all[p.Name] = u
 	}
-	b.peak = max(b.peak, all[b.controller.Name].peak)
+	b.peak = max(b.peak, all[b.controller.Name].Peak)
 	return all, nil
 }
 
-func names(all map[string]usage) []string { return slices.Sorted(maps.Keys(all)) }
-
-func usageOf(pid int) (u usage, err error) {
-	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return u, err
-	}
-	// proc(5): after the name in parentheses, utime and stime are the 12th and 13th field, in ticks of 10 ms.
-	fields := strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:]))
-	for _, i := range []int{11, 12} {
-		ticks, err := strconv.ParseInt(fields[i], 10, 64)
-		if err != nil {
-			return u, err
-		}
-		u.cpu += time.Duration(ticks) * 10 * time.Millisecond
-	}
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-	if err != nil {
-		return u, err
-	}
-	for line := range strings.Lines(string(status)) {
-		if rest, ok := strings.CutPrefix(line, "VmHWM:"); ok {
-			kb, err := strconv.ParseInt(strings.Fields(rest)[0], 10, 64)
-			u.peak = kb << 10
-			return u, err
-		}
-	}
-	return u, errors.New("no VmHWM in the process's status")
-}
+func names(all map[string]meter.Usage) []string { return slices.Sorted(maps.Keys(all)) }
