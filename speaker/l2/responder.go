@@ -165,9 +165,9 @@ func (r *Responder) Set(links []link.Link, desired map[netip.Addr]Want) map[Plac
 }
 
 // Update is Set for some addresses, at the cost of those alone: all others and
-// the links stay as they are. A want without interfaces ends the answers. Set
-// tells which places can't be used.
-func (r *Responder) Update(wants map[netip.Addr]Want) {
+// the links stay as they are. A want without interfaces ends the answers. It
+// reports whether all places can be used; Set tells which can't.
+func (r *Responder) Update(wants map[netip.Addr]Want) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	var changed []netip.Addr
@@ -180,6 +180,12 @@ func (r *Responder) Update(wants map[netip.Addr]Want) {
 	for _, p := range r.ports {
 		p.apply(changed, r.wants)
 	}
+	for place := range r.users {
+		if p := r.named(place.Interface); p == nil || p.wires[place.Family] == nil || p.wires[place.Family].failure() != nil {
+			return false
+		}
+	}
+	return true
 }
 
 // take makes desired what is wanted, and returns the addresses that differ.
@@ -243,8 +249,8 @@ func (r *Responder) attach(p *port, f Family, failed map[Place]error) {
 		}
 		p.fill(f, r.wants)
 		p.log.V(1).Info("Answering on interface", "family", f, "mac", p.mac)
-	case w != nil && w.groups != nil:
-		if err := w.groups.failure(); err != nil {
+	case w != nil:
+		if err := w.failure(); err != nil {
 			failed[place] = err
 		}
 	}

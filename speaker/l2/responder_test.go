@@ -297,6 +297,23 @@ func TestAddressesOfNoStationAreLeftOut(t *testing.T) {
 	})
 }
 
+// Update tells that there is something that only Set tells.
+func TestUpdateTellsThatAPlaceCannotBeUsed(t *testing.T) {
+	bubble(t, func(t *testing.T, r *Responder, _ *fakeLAN) {
+		set(t, r, all, nil)
+		good, bad := netip.MustParseAddr("192.0.2.77"), netip.MustParseAddr("192.0.2.78")
+		if !r.Update(map[netip.Addr]Want{good: {Interfaces: []string{all[0].Name}}}) {
+			t.Error("an interface that is there can't be used")
+		}
+		if r.Update(map[netip.Addr]Want{bad: {Interfaces: []string{"nowhere"}}}) {
+			t.Error("an interface that isn't there can be used")
+		}
+		if !r.Update(map[netip.Addr]Want{bad: {}}) {
+			t.Error("it isn't wanted any more, and can't be used")
+		}
+	})
+}
+
 // Whatever states were set before, the last alone decides what is answered and
 // announced, and how.
 func TestAnyStatesEndInTheLast(t *testing.T) {

@@ -81,6 +81,14 @@ func (w *wire) drop(addr netip.Addr) {
 	}
 }
 
+// failure is why not all of it can be used.
+func (w *wire) failure() error {
+	if w.groups == nil {
+		return nil
+	}
+	return w.groups.failure()
+}
+
 // settle is called after any number of changes.
 func (w *wire) settle() {
 	if w == nil {
