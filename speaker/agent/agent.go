@@ -66,8 +66,9 @@ type Seen interface {
 type Transport interface {
 	// Set makes links those that it uses. False: call it again.
 	Set(links []link.Link) bool
-	// Send sends a frame to an address, or to everybody if that is zero.
-	Send(index int, to netip.Addr, payload []byte)
+	// Send sends a frame to an address, or to everybody if that is zero: in each
+	// family or, sparing, in one.
+	Send(index int, to netip.Addr, sparing bool, payload []byte)
 	// Close ends it.
 	Close()
 }

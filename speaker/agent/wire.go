@@ -102,7 +102,7 @@ func (a *Agent) do(now time.Time, out mesh.Output) {
 		w.stale = false
 	}
 	for _, f := range out.Frames {
-		a.transport.Send(f.Interface, f.To, f.Payload)
+		a.transport.Send(f.Interface, f.To, f.Sparing, f.Payload)
 	}
 	for _, ans := range out.Answers {
 		a.want(now, ans)

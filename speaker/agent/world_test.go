@@ -327,7 +327,7 @@ func (t *transport) Set([]link.Link) bool { return true }
 
 func (t *transport) Close() {}
 
-func (t *transport) Send(index int, to netip.Addr, payload []byte) {
+func (t *transport) Send(index int, to netip.Addr, _ bool, payload []byte) {
 	for _, o := range t.s.others() {
 		if to.IsValid() && to != o.addr() {
 			continue

@@ -80,7 +80,12 @@ type heard struct {
 	node  uint64 // hash of its name
 	age   uint8  // in ageUnit
 	state State
+	// ipv4: its hellos arrive by IPv4.
+	ipv4 bool
 }
+
+// heardIPv4 is beside the state in a heard-set.
+const heardIPv4 = 1 << 7
 
 // word is a claim in a frame.
 type word struct {
@@ -215,7 +220,11 @@ func appendHello(b []byte, h *hello) []byte {
 }
 
 func appendHeard(b []byte, h heard) []byte {
-	return append(binary.BigEndian.AppendUint64(b, h.node), h.age, byte(h.state))
+	state := byte(h.state)
+	if h.ipv4 {
+		state |= heardIPv4
+	}
+	return append(binary.BigEndian.AppendUint64(b, h.node), h.age, state)
 }
 
 // decodeHello reads the body of a hello. What it returns points into it.
@@ -237,7 +246,10 @@ func decodeHello(b []byte) (h hello, ok bool) {
 
 // nextHeard takes the first entry off a heard-set.
 func nextHeard(b []byte) (heard, []byte) {
-	h := heard{node: binary.BigEndian.Uint64(b), age: b[8], state: min(State(b[9]), states-1)}
+	h := heard{
+		node: binary.BigEndian.Uint64(b), age: b[8],
+		state: min(State(b[9]&^heardIPv4), states-1), ipv4: b[9]&heardIPv4 != 0,
+	}
 	return h, b[heardSize:]
 }
 

@@ -125,6 +125,7 @@ func (m *Machine) judge(now time.Time) {
 			l.living, l.heardNow = living, hears
 			was := l.verdict.finding
 			m.examine(now, l, uptime)
+			m.examineFamily(now, l)
 			if l.verdict.finding != was {
 				p.review = now
 			}

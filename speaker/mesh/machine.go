@@ -44,6 +44,7 @@ type Machine struct {
 
 	// What is to be said.
 	helloDue  time.Time
+	hurried   bool // one hello is due in between
 	rotation  int
 	saying    []*address
 	replying  []*address
@@ -346,7 +347,11 @@ func (m *Machine) receive(now time.Time, p Packet) (Drop, bool) {
 		l.ip6 = p.From
 	}
 	newest := h.seq > l.seq
-	if why, ok := l.take(h.seq); !ok {
+	why, ok = l.take(h.seq)
+	if h.kind == kindHello && h.seq == l.seq && p.From.Is4() {
+		l.ipv4 = latest(l.ipv4, at) // whichever family was first
+	}
+	if !ok {
 		return why, false
 	}
 	from.seen = now

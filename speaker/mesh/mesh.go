@@ -150,7 +150,9 @@ type Output struct {
 type Frame struct {
 	Interface int
 	// To is the receiver; invalid for all nodes, by both families.
-	To      netip.Addr
+	To netip.Addr
+	// Sparing says that one family is enough: IPv4 where there is a choice.
+	Sparing bool
 	Payload []byte
 }
 

@@ -457,3 +457,51 @@ func receiveAny(t *testing.T, b []byte) {
 		t.Error("the digest is not that of the claims")
 	}
 }
+
+// Hellos go out by IPv4 alone while all peers name this node as heard by it,
+// with one by both families now and then; and at once by both when one doesn't.
+func TestHellosGoOutByBothFamiliesWhereOneMightNotDo(t *testing.T) {
+	m, now := machine(Config{Node: "me", Boot: 3}, fixed{"me"})
+	o := newOther("peer", nil)
+	names := heard{node: hashName("me"), age: 1, state: Synced, ipv4: true}
+	// during has hellos of the peer arrive for some time, and counts the own
+	// ones, and those of them by both families.
+	during := func(d time.Duration, arrive func(p Packet)) (all, broad int) {
+		for end, next := now.Add(d), now; now.Before(end); now = now.Add(10 * time.Millisecond) {
+			if !now.Before(next) {
+				next = now.Add(interval)
+				arrive(packet(now, o.hello(hello{state: Synced}, names)))
+			}
+			m.Tick(now)
+			for _, f := range m.Output().Frames {
+				if all++; !f.Sparing {
+					broad++
+				}
+			}
+		}
+		return all, broad
+	}
+	hear := func(p Packet) { m.Receive(now, p) }
+	during(2*time.Second, hear)
+	if all, broad := during(10*time.Second, hear); broad < all/broadEvery || broad > all/broadEvery+1 {
+		t.Errorf("%d of %d hellos by both families while all is well", broad, all)
+	}
+	if all, broad := during(missed+50*time.Millisecond, func(Packet) {}); broad < 1 || all < 2 {
+		t.Errorf("%d of %d hellos by both families when the peer is silent", broad, all)
+	}
+	during(5*time.Second, hear)
+	by6 := func(p Packet) {
+		p.From = netip.MustParseAddr("fe80::9")
+		m.Receive(now, p)
+	}
+	during(missed+50*time.Millisecond, by6)
+	if all, broad := during(20*time.Second, by6); broad != all {
+		t.Errorf("%d of %d hellos by both families while the peer is heard by IPv6 alone", broad, all)
+	}
+	during(5*time.Second, hear)
+	names.ipv4 = false
+	during(20*time.Millisecond, func(Packet) {})
+	if all, broad := during(20*time.Millisecond, hear); all != 1 || broad != 1 {
+		t.Errorf("%d of %d hellos by both families at once when the peer doesn't hear IPv4", broad, all)
+	}
+}

@@ -66,6 +66,7 @@ type peerLink struct {
 	on   *iface
 
 	last time.Time // its newest hello arrived
+	ipv4 time.Time // its newest hello by IPv4 arrived
 	// via is when a peer that is heard last heard it, in the state viaState.
 	via      time.Time
 	viaState State
@@ -221,10 +222,14 @@ func (m *Machine) takeHello(now, at time.Time, p *peer, l *peerLink, seq uint64,
 		p.told = h.digest
 		p.compare(now)
 	}
+	named := false
 	for b := h.heard; len(b) > 0; {
 		var e heard
 		e, b = nextHeard(b)
 		o := m.byHash[e.node]
+		if o == m.self {
+			named = e.ipv4
+		}
 		if o == nil || o == m.self {
 			continue
 		}
@@ -232,6 +237,9 @@ func (m *Machine) takeHello(now, at time.Time, p *peer, l *peerLink, seq uint64,
 		if ol := o.makeLink(l.on); via.After(ol.via) {
 			ol.via, ol.viaState = via, e.state
 		}
+	}
+	if !named {
+		m.broaden(now, l.on)
 	}
 	if !wasHeard {
 		m.healed(now, p, l)

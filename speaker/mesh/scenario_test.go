@@ -15,9 +15,9 @@ func calm(t *testing.T, seed uint64, nodes int) (*sim, *simAddress, *simNode) {
 	t.Helper()
 	w := newSim(seed, nil)
 	w.loss, w.dup, w.segments, w.maxDelay = 0, 0, 1, ms
-	w.nodes, w.cut = w.nodes[:0], nil
+	w.nodes = w.nodes[:0]
+	w.cut, w.deaf = square(nodes), [2][][]bool{square(nodes), square(nodes)}
 	for i := range nodes {
-		w.cut = append(w.cut, make([]bool, nodes))
 		w.nodes = append(w.nodes, &simNode{
 			w: w, i: i, name: string(rune('a' + i)), kernel: true, api: true, synced: -1,
 			carrier: []bool{true, true}, group: make([]int, 2), disturbed: -1 << 60,

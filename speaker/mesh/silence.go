@@ -32,6 +32,9 @@ type iface struct {
 	// lastFrame is when the newest frame of any kind came.
 	lastFrame time.Time
 
+	// broad is until when hellos go out by both families.
+	broad time.Time
+
 	silent      bool
 	healing     bool // silent because a peer was not heard for some time
 	silentSince time.Time

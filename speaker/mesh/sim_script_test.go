@@ -30,9 +30,8 @@ func newSim(seed uint64, trace func(string, ...any)) *sim {
 	}
 	w.api.addresses = map[netip.Addr]*simAddress{}
 	w.api.drained = make([]bool, n)
-	w.cut = make([][]bool, n)
+	w.cut, w.deaf = square(n), [2][][]bool{square(n), square(n)}
 	for i := range n {
-		w.cut[i] = make([]bool, n)
 		w.nodes = append(w.nodes, &simNode{
 			w: w, i: i, name: fmt.Sprintf("node-%02d", i), kernel: true, api: true, synced: -1,
 			carrier: []bool{true, true}, group: make([]int, 2), file: w.chance(0.3), disturbed: -1 << 60,
@@ -47,6 +46,15 @@ func newSim(seed uint64, trace func(string, ...any)) *sim {
 	}
 	w.check.init(w)
 	return w
+}
+
+// square is a table of what each node does to each.
+func square(n int) [][]bool {
+	rows := make([][]bool, n)
+	for i := range rows {
+		rows[i] = make([]bool, n)
+	}
+	return rows
 }
 
 // newAddress has the controller give an address to a Service.
@@ -167,7 +175,7 @@ func (w *sim) nextTick(n *simNode) { n.schedule(w.now) }
 func (w *sim) trouble() {
 	n := w.any()
 	seg := w.rng.IntN(w.segments)
-	switch w.rng.IntN(15) {
+	switch w.rng.IntN(16) {
 	case 0:
 		w.restartSome()
 	case 1:
@@ -207,7 +215,28 @@ func (w *sim) trouble() {
 		w.changed(a.addr)
 	case 14:
 		w.misfit(n)
+	case 15:
+		w.deafen(n)
 	}
+}
+
+// deafen has hellos between a node and others lost in one family, one way or
+// both. That is no trouble: there is the other family.
+func (w *sim) deafen(n *simNode) {
+	deaf, out, in, p := w.deaf[w.rng.IntN(2)], w.chance(0.7), w.chance(0.5), w.rng.Float64()
+	w.log("hellos of %s are lost in one family", n.name)
+	for _, o := range w.nodes {
+		if o == n || !w.chance(p) {
+			continue
+		}
+		deaf[n.i][o.i], deaf[o.i][n.i] = out, in
+	}
+	w.after(w.between(200*ms, 6*s), func() {
+		w.log("hellos of %s arrive in both families", n.name)
+		for _, o := range w.nodes {
+			deaf[n.i][o.i], deaf[o.i][n.i] = false, false
+		}
+	})
 }
 
 // crash ends a speaker whose kernel lives.
@@ -399,6 +428,8 @@ func (w *sim) heal() {
 	w.loss = 0
 	for i, n := range w.nodes {
 		clear(w.cut[i])
+		clear(w.deaf[0][i])
+		clear(w.deaf[1][i])
 		n.api = true
 		n.unfit = false
 		n.disturb()

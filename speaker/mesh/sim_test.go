@@ -35,7 +35,9 @@ type sim struct {
 	dup      float64
 	// cut[a][b] says that frames of a don't reach b.
 	cut [][]bool
-	api simAPI
+	// deaf[v6][a][b] says that the hellos of a don't reach b by a family.
+	deaf [2][][]bool
+	api  simAPI
 
 	check checker
 	trace func(format string, args ...any)
@@ -51,6 +53,7 @@ type event struct {
 	life    uint64
 	segment int
 	from    int
+	v6      bool
 	payload []byte
 }
 
@@ -92,7 +95,7 @@ func (w *sim) run(until int64) {
 		if e.do != nil {
 			e.do()
 		} else if n := e.to; n.life == e.life && n.speaker {
-			n.arrive(e.segment, e.from, e.payload)
+			n.arrive(e)
 		}
 	}
 	w.now = until
@@ -131,6 +134,11 @@ func (n *simNode) mac(segment int) link.MAC { return link.MAC{2, 0, 0, byte(segm
 
 func wireAddr(segment, node int) netip.Addr {
 	return netip.AddrFrom4([4]byte{192, 168, byte(segment), byte(node + 1)})
+}
+
+// wireAddr6 is the address that the same node has by IPv6.
+func wireAddr6(segment, node int) netip.Addr {
+	return netip.AddrFrom16([16]byte{0: 0xfe, 1: 0x80, 14: byte(segment), 15: byte(node + 1)})
 }
 
 func ifaceName(segment int) string { return [...]string{"eth0", "eth1"}[segment] }
@@ -228,8 +236,8 @@ func (n *simNode) do(life uint64, f func()) {
 }
 
 // arrive takes a frame of another node.
-func (n *simNode) arrive(segment, from int, payload []byte) {
-	if !n.kernel || !n.carrier[segment] {
+func (n *simNode) arrive(e *event) {
+	if !n.kernel || !n.carrier[e.segment] {
 		return
 	}
 	at := n.w.time()
@@ -237,7 +245,10 @@ func (n *simNode) arrive(segment, from int, payload []byte) {
 		n.jump--
 		at = at.Add(time.Duration(n.w.between(-3600*s, 3600*s)))
 	}
-	p := Packet{Interface: segment + 1, From: wireAddr(segment, from), TTL: 255, At: at, Payload: payload}
+	p := Packet{Interface: e.segment + 1, From: wireAddr(e.segment, e.from), TTL: 255, At: at, Payload: e.payload}
+	if e.v6 {
+		p.From = wireAddr6(e.segment, e.from)
+	}
 	if n.paused {
 		n.do(n.life, func() { n.m.Receive(n.w.time(), p) })
 		return
@@ -306,7 +317,11 @@ func (n *simNode) flush() {
 			}
 			for range 2 {
 				if d, ok := w.pass(n, to, seg); ok {
-					w.push(&event{at: w.now + d, to: to, life: to.life, segment: seg, from: n.i, payload: f.Payload})
+					for family, deaf := range w.deaf {
+						if v6 := family == 1; !deaf[n.i][to.i] && !(v6 && f.Sparing) {
+							w.push(&event{at: w.now + d, to: to, life: to.life, segment: seg, from: n.i, v6: v6, payload: f.Payload})
+						}
+					}
 				}
 				if !w.chance(w.dup) {
 					break
@@ -335,7 +350,7 @@ func (n *simNode) flush() {
 func (n *simNode) ask(a Ask) {
 	w, seg, life := n.w, a.Interface-1, n.life
 	for _, to := range w.nodes {
-		if wireAddr(seg, to.i) != a.Addr {
+		if wireAddr(seg, to.i) != a.Addr && wireAddr6(seg, to.i) != a.Addr {
 			continue
 		}
 		there, ok := w.pass(n, to, seg)

@@ -33,8 +33,12 @@ func (m *Machine) speak(now time.Time) {
 	m.request(now)
 	m.reply(now)
 	m.sayClaims(now)
-	if !now.Before(m.helloDue) {
+	due := !now.Before(m.helloDue)
+	if due || m.hurried {
 		m.sayHello(now)
+		m.hurried = false
+	}
+	if due {
 		m.helloDue = now.Add(interval)
 	}
 	m.at(m.helloDue)
@@ -45,14 +49,14 @@ func (m *Machine) send(b []byte) {
 	b = m.codec.end(b)
 	for _, i := range m.ifaces {
 		if i.Up {
-			m.sendOn(i, b)
+			m.sendOn(i, b, false)
 		}
 	}
 }
 
-func (m *Machine) sendOn(i *iface, b []byte) {
+func (m *Machine) sendOn(i *iface, b []byte, sparing bool) {
 	if !m.config.Unicast {
-		m.out.Frames = append(m.out.Frames, Frame{Interface: i.Index, Payload: b})
+		m.out.Frames = append(m.out.Frames, Frame{Interface: i.Index, Sparing: sparing, Payload: b})
 		return
 	}
 	for _, p := range m.order {
@@ -93,7 +97,7 @@ func (m *Machine) sayHello(now time.Time) {
 		count := len(b) - 1
 		b = m.appendHeardSet(now, b, i)
 		b[count] = byte((len(b) - count - 1) / heardSize)
-		m.sendOn(i, m.codec.end(b))
+		m.sendOn(i, m.codec.end(b), m.sparing(now, i))
 	}
 	m.rotation++
 }
@@ -117,7 +121,7 @@ func (m *Machine) appendHeardSet(now time.Time, b []byte, i *iface) []byte {
 		}
 		fit--
 		age := (now.Sub(l.last) + ageUnit*time.Millisecond - 1) / (ageUnit * time.Millisecond)
-		b = appendHeard(b, heard{node: p.hash, age: uint8(min(age, 255)), state: p.state})
+		b = appendHeard(b, heard{node: p.hash, age: uint8(min(age, 255)), state: p.state, ipv4: now.Sub(l.ipv4) < missed})
 	}
 	return b
 }

@@ -146,26 +146,41 @@ func families(l link.Link) (v4, v6 bool) {
 	return v4, v6
 }
 
-// Send sends a datagram on an interface: to an address, or to everybody there
-// in each family if it is the zero Addr. What the interface doesn't take is
-// counted: datagrams may be lost in any case.
-func (t *Transport) Send(index int, to netip.Addr, payload []byte) {
+// Send sends a datagram on an interface: to an address, or to everybody there if
+// it is the zero Addr: in each family or, sparing, by IPv6 only if IPv4 doesn't
+// take it. What the interface doesn't take is counted: datagrams may be lost in
+// any case.
+func (t *Transport) Send(index int, to netip.Addr, sparing bool, payload []byte) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	for k, c := range t.conns {
-		if k.index != index || to.IsValid() && to.Is4() != k.v4 {
+	for _, v4 := range [...]bool{true, false} {
+		c := t.conn(index, v4)
+		if c == nil || to.IsValid() && to.Is4() != v4 {
 			continue
 		}
 		dst := to
 		if !dst.IsValid() {
-			dst = groups[k.v4]
+			dst = groups[v4]
 		}
 		if err := c.send(dst, payload); err != nil {
 			c.failed.Inc()
-		} else {
-			c.sent.Inc()
+			continue
+		}
+		c.sent.Inc()
+		if sparing {
+			return
 		}
 	}
+}
+
+// conn returns the one of an interface and family, nil if there is none.
+func (t *Transport) conn(index int, v4 bool) *conn {
+	for k, c := range t.conns {
+		if k.index == index && k.v4 == v4 {
+			return c
+		}
+	}
+	return nil
 }
 
 // Close closes every socket.

@@ -169,7 +169,7 @@ func (s *station) next(t *testing.T) Datagram {
 // last datagram is sent after it on the link.
 func (s *station) barrier(t *testing.T, from *station, index int) []Datagram {
 	t.Helper()
-	from.transport.Send(index, netip.Addr{}, []byte("barrier"))
+	from.transport.Send(index, netip.Addr{}, false, []byte("barrier"))
 	var out []Datagram
 	for range 2 { // once in each family
 		for {
@@ -188,7 +188,7 @@ func TestEverybodyOnTheSegmentHearsBothFamilies(t *testing.T) {
 	a, b := s[0], s[1]
 	a.set(t, a.links...)
 	b.set(t, b.links...)
-	a.transport.Send(a.links[0].Index, netip.Addr{}, []byte("hello"))
+	a.transport.Send(a.links[0].Index, netip.Addr{}, false, []byte("hello"))
 	got := map[bool]Datagram{}
 	for range 2 {
 		d := b.next(t)
@@ -208,6 +208,25 @@ func TestEverybodyOnTheSegmentHearsBothFamilies(t *testing.T) {
 	}
 }
 
+// Who has IPv4 needs no IPv6 to hear what is sent sparingly.
+func TestOneFamilyIsEnoughToSpare(t *testing.T) {
+	s := newStations(t, "eth0")
+	a, b := s[0], s[1]
+	a.set(t, a.links...)
+	b.set(t, b.links...)
+	a.transport.Send(a.links[0].Index, netip.Addr{}, true, []byte("hello"))
+	if got := b.barrier(t, a, a.links[0].Index); len(got) != 1 || !got[0].From.Is4() {
+		t.Errorf("heard %+v, want one by IPv4", got)
+	}
+	only6 := a.links[0]
+	only6.Prefixes = slices.DeleteFunc(slices.Clone(only6.Prefixes), func(p netip.Prefix) bool { return p.Addr().Is4() })
+	a.set(t, only6)
+	a.transport.Send(only6.Index, netip.Addr{}, true, []byte("hello"))
+	if d := b.next(t); d.From.Is4() || string(d.Payload) != "hello" {
+		t.Errorf("heard %+v, want it by IPv6", d)
+	}
+}
+
 func linkLocal(l link.Link) netip.Addr {
 	for _, p := range l.Prefixes {
 		if p.Addr().IsLinkLocalUnicast() {
@@ -223,7 +242,7 @@ func TestOneStationIsSpokenToAlone(t *testing.T) {
 	a.set(t, a.links...)
 	b.set(t, b.links...)
 	for _, to := range []netip.Addr{netip.MustParseAddr("192.0.2.2"), linkLocal(b.links[0])} {
-		a.transport.Send(a.links[0].Index, to, []byte("you"))
+		a.transport.Send(a.links[0].Index, to, false, []byte("you"))
 		if d := b.next(t); string(d.Payload) != "you" || d.From.Is4() != to.Is4() || d.TTL != 255 {
 			t.Errorf("to %v: heard %+v", to, d)
 		}
@@ -237,13 +256,13 @@ func TestAnInterfaceHearsItsOwnSegmentOnly(t *testing.T) {
 	a, b := s[0], s[1]
 	a.set(t, a.links...)
 	b.set(t, b.links[0])
-	a.transport.Send(a.links[1].Index, netip.Addr{}, []byte("wrong"))
-	a.transport.Send(a.links[1].Index, netip.MustParseAddr("192.0.3.2"), []byte("wrong"))
+	a.transport.Send(a.links[1].Index, netip.Addr{}, false, []byte("wrong"))
+	a.transport.Send(a.links[1].Index, netip.MustParseAddr("192.0.3.2"), false, []byte("wrong"))
 	if got := b.barrier(t, a, a.links[0].Index); len(got) != 0 {
 		t.Errorf("heard %+v", got)
 	}
 	b.set(t, b.links...)
-	a.transport.Send(a.links[1].Index, netip.Addr{}, []byte("right"))
+	a.transport.Send(a.links[1].Index, netip.Addr{}, false, []byte("right"))
 	if d := b.next(t); d.Interface != b.links[1].Index {
 		t.Errorf("heard %+v", d)
 	}
@@ -255,7 +274,7 @@ func TestAnInterfaceThatIsTakenAwayIsSilent(t *testing.T) {
 	a.set(t, a.links...)
 	b.set(t, b.links...)
 	b.set(t, b.links[1])
-	a.transport.Send(a.links[0].Index, netip.Addr{}, []byte("nobody"))
+	a.transport.Send(a.links[0].Index, netip.Addr{}, false, []byte("nobody"))
 	if got := b.barrier(t, a, a.links[1].Index); len(got) != 0 {
 		t.Errorf("heard %+v", got)
 	}
@@ -272,8 +291,8 @@ func TestWhatIsTooLongIsDropped(t *testing.T) {
 	a, b := s[0], s[1]
 	a.set(t, a.links...)
 	b.set(t, b.links...)
-	a.transport.Send(a.links[0].Index, netip.Addr{}, make([]byte, MaxPayload+1))
-	a.transport.Send(a.links[0].Index, netip.Addr{}, make([]byte, MaxPayload))
+	a.transport.Send(a.links[0].Index, netip.Addr{}, false, make([]byte, MaxPayload+1))
+	a.transport.Send(a.links[0].Index, netip.Addr{}, false, make([]byte, MaxPayload))
 	got := b.barrier(t, a, a.links[0].Index)
 	if len(got) != 2 || len(got[0].Payload) != MaxPayload || len(got[1].Payload) != MaxPayload {
 		t.Errorf("heard %d datagrams", len(got))
@@ -338,7 +357,7 @@ func TestChangingTheInterfacesWaitsForNoDelivery(t *testing.T) {
 	})
 	a.set(t, a.links...)
 	b.set(t, b.links...)
-	a.transport.Send(a.links[0].Index, netip.Addr{}, []byte("hello"))
+	a.transport.Send(a.links[0].Index, netip.Addr{}, false, []byte("hello"))
 	<-delivering
 	b.set(t)
 	b.set(t, b.links...)
