@@ -40,6 +40,9 @@ type Responder interface {
 	// Set makes desired the whole of what is answered, listens on links, and
 	// returns the places that can't be used.
 	Set(links []link.Link, desired map[netip.Addr]l2.Want) map[l2.Place]error
+	// Update is Set for some addresses alone. False: not all that is wanted can
+	// be used, and Set tells what can't.
+	Update(wants map[netip.Addr]l2.Want) bool
 	// Silence names the interfaces on which nothing is answered for now.
 	Silence(interfaces []string)
 	// AnswerUntil ends all answers at a time, unless it is called again.

@@ -117,9 +117,8 @@ func (a *Agent) observe(now time.Time, seen []l2.Sighting) {
 	}
 }
 
-// guard does what is due about conflicts and verification. It reports whether
-// what is wanted changed.
-func (a *Agent) guard(now time.Time) (changed bool) {
+// guard does what is due about conflicts and verification.
+func (a *Agent) guard(now time.Time) {
 	a.lookAround(now)
 	w := &a.watch
 	w.conflicts.Tick(now)
@@ -130,9 +129,7 @@ func (a *Agent) guard(now time.Time) (changed bool) {
 	for _, addr := range out.Free {
 		if want, ok := a.wire.doubtful[addr]; ok {
 			delete(a.wire.doubtful, addr)
-			a.wire.wants[addr] = want
-			a.wire.touch(addr)
-			changed = true
+			a.wire.want(addr, want)
 		}
 	}
 	for _, addr := range out.Defend {
@@ -150,7 +147,6 @@ func (a *Agent) guard(now time.Time) (changed bool) {
 		a.log.Info("A host answers for the addresses of others: it is taken for a proxy", "mac", p.MAC, "interface", p.Interface, "addresses", p.Addrs)
 	}
 	a.verify(now)
-	return changed
 }
 
 func (a *Agent) verify(now time.Time) {

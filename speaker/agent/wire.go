@@ -26,6 +26,8 @@ type wire struct {
 	deaf bool
 
 	wants map[netip.Addr]l2.Want
+	// changes are what the responder was not told yet of wants.
+	changes map[netip.Addr]l2.Want
 	// doubtful are wants of addresses that another host may have.
 	doubtful map[netip.Addr]l2.Want
 	failed   map[l2.Place]error
@@ -39,7 +41,7 @@ type wire struct {
 
 func newWire() wire {
 	return wire{
-		wants: map[netip.Addr]l2.Want{}, doubtful: map[netip.Addr]l2.Want{}, since: map[netip.Addr]time.Time{},
+		wants: map[netip.Addr]l2.Want{}, changes: map[netip.Addr]l2.Want{}, doubtful: map[netip.Addr]l2.Want{}, since: map[netip.Addr]time.Time{},
 		held: map[netip.Addr]mesh.Claim{}, touched: map[netip.Addr]struct{}{},
 	}
 }
@@ -80,24 +82,54 @@ func (w *wire) name(index int) string {
 // want takes how an address is to be answered.
 func (a *Agent) want(now time.Time, ans mesh.Answer) {
 	w := &a.wire
-	w.touch(ans.Addr)
-	delete(w.wants, ans.Addr)
 	delete(w.doubtful, ans.Addr)
 	want := l2.Want{Interfaces: slices.Concat(ans.Interfaces, slices.Sorted(maps.Keys(ans.As))), As: ans.As}
-	switch {
-	case len(want.Interfaces) == 0:
-	case len(ans.Interfaces) > 0 && !a.mayAnnounce(now, ans):
+	if len(ans.Interfaces) > 0 && !a.mayAnnounce(now, ans) {
 		w.doubtful[ans.Addr] = want
-	default:
-		w.wants[ans.Addr] = want
+		want = l2.Want{}
+	}
+	w.want(ans.Addr, want)
+}
+
+// want makes a want that of an address: none if it has no interfaces.
+func (w *wire) want(addr netip.Addr, want l2.Want) {
+	if len(want.Interfaces) > 0 {
+		w.wants[addr] = want
+	} else {
+		delete(w.wants, addr)
+	}
+	w.changes[addr] = want
+	w.touch(addr)
+}
+
+// answer has the responder answer as it is wanted. All is told anew where less
+// would not tell what can't be used.
+func (a *Agent) answer(all bool) {
+	w := &a.wire
+	if !all && len(w.failed) == 0 {
+		all = len(w.changes) > 0 && !a.responder.Update(w.changes)
+	} else {
+		all = all || len(w.changes) > 0
+	}
+	clear(w.changes)
+	if !all {
+		return
+	}
+	failed := a.responder.Set(w.segments, w.wants)
+	a.tellFailures(failed)
+	if !maps.EqualFunc(failed, w.failed, func(a, b error) bool { return a.Error() == b.Error() }) {
+		w.failed = failed
+		for addr := range w.wants {
+			w.touch(addr)
+		}
 	}
 }
 
 // do does what the machine says.
 func (a *Agent) do(now time.Time, out mesh.Output) {
 	w := &a.wire
-	changed := w.stale || len(out.Answers) > 0
-	if w.stale {
+	stale := w.stale
+	if stale {
 		w.deaf = !a.transport.Set(w.segments)
 		w.stale = false
 	}
@@ -107,21 +139,12 @@ func (a *Agent) do(now time.Time, out mesh.Output) {
 	for _, ans := range out.Answers {
 		a.want(now, ans)
 	}
-	changed = a.guard(now) || changed
+	a.guard(now)
 	a.responder.Silence(out.Silent)
 	if a.view.complete() && len(out.Silent) == 0 {
 		a.ready.Store(true)
 	}
-	if changed {
-		failed := a.responder.Set(w.segments, w.wants)
-		a.tellFailures(failed)
-		if !maps.EqualFunc(failed, w.failed, func(a, b error) bool { return a.Error() == b.Error() }) {
-			w.failed = failed
-			for addr := range w.wants {
-				w.touch(addr)
-			}
-		}
-	}
+	a.answer(stale)
 	for _, addr := range out.Probe {
 		a.check(now, addr)
 	}

@@ -353,6 +353,23 @@ func (r *responder) Set(_ []link.Link, desired map[netip.Addr]l2.Want) map[l2.Pl
 	return nil
 }
 
+func (r *responder) Update(wants map[netip.Addr]l2.Want) bool {
+	s := r.s
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.desired == nil {
+		s.desired = map[netip.Addr]l2.Want{}
+	}
+	for addr, w := range wants {
+		if len(w.Interfaces) > 0 {
+			s.desired[addr] = w
+		} else {
+			delete(s.desired, addr)
+		}
+	}
+	return s.broken == nil
+}
+
 func (r *responder) Silence(names []string) {
 	r.s.mu.Lock()
 	defer r.s.mu.Unlock()
