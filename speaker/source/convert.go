@@ -8,7 +8,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/fairlead-lb/fairlead/api/v1alpha1"
-	"github.com/fairlead-lb/fairlead/plan/kube"
 )
 
 // strip is a cache transform that keeps what the setters of the store read. In
@@ -16,23 +15,14 @@ import (
 func strip(obj any) (any, error) {
 	switch o := obj.(type) {
 	case *corev1.Service:
-		return &corev1.Service{
-			ObjectMeta: labelled(o.ObjectMeta),
-			Spec:       corev1.ServiceSpec{ExternalTrafficPolicy: o.Spec.ExternalTrafficPolicy},
-		}, nil
+		return keepService(o), nil
 	case *discoveryv1.EndpointSlice:
-		es := &discoveryv1.EndpointSlice{ObjectMeta: identity(o.ObjectMeta), AddressType: o.AddressType}
-		es.Labels = keep(o.Labels, discoveryv1.LabelServiceName)
-		for _, e := range kube.Endpoints(o) {
-			es.Endpoints = append(es.Endpoints, discoveryv1.Endpoint{
-				NodeName:   optional(e.Node),
-				Conditions: discoveryv1.EndpointConditions{Ready: &e.Ready, Serving: &e.Serving, Terminating: &e.Terminating},
-			})
-		}
-		return es, nil
+		return keepSlice(o), nil
+	case *v1alpha1.LoadBalancerIP:
+		return keepIP(o), nil
 	case *corev1.Node:
 		n := &corev1.Node{ObjectMeta: labelled(o.ObjectMeta), Spec: corev1.NodeSpec{Unschedulable: o.Spec.Unschedulable}}
-		n.Annotations = keep(o.Annotations, v1alpha1.AnnotationDrain)
+		n.Annotations = only(o.Annotations, v1alpha1.AnnotationDrain)
 		n.DeletionTimestamp = o.DeletionTimestamp
 		for _, t := range o.Spec.Taints {
 			n.Spec.Taints = append(n.Spec.Taints, corev1.Taint{Key: t.Key})
@@ -41,25 +31,6 @@ func strip(obj any) (any, error) {
 			n.Status.Conditions = append(n.Status.Conditions, corev1.NodeCondition{Type: c.Type, Status: c.Status})
 		}
 		return n, nil
-	case *v1alpha1.LoadBalancerIP:
-		p := &v1alpha1.LoadBalancerIP{
-			ObjectMeta: identity(o.ObjectMeta),
-			Spec:       v1alpha1.LoadBalancerIPSpec{Address: o.Spec.Address, Pool: o.Spec.Pool, Owner: o.Spec.Owner},
-			Status: v1alpha1.LoadBalancerIPStatus{
-				L2: o.Status.L2, Verified: o.Status.Verified, Conflict: o.Status.Conflict,
-			},
-		}
-		for _, c := range o.Status.Conditions {
-			switch c.Type {
-			case v1alpha1.AddressConflict, v1alpha1.AddressVerified:
-				c.Message = ""
-				p.Status.Conditions = append(p.Status.Conditions, c)
-			}
-		}
-		for _, b := range o.Spec.Services {
-			p.Spec.Services = append(p.Spec.Services, v1alpha1.ServiceBinding{ServiceName: b.ServiceName})
-		}
-		return p, nil
 	case *v1alpha1.LoadBalancerIPPool:
 		return &v1alpha1.LoadBalancerIPPool{
 			ObjectMeta: labelled(o.ObjectMeta),
@@ -83,16 +54,9 @@ func labelled(m metav1.ObjectMeta) metav1.ObjectMeta {
 	return is
 }
 
-func keep(labels map[string]string, key string) map[string]string {
+func only(labels map[string]string, key string) map[string]string {
 	if v, ok := labels[key]; ok {
 		return map[string]string{key: v}
 	}
 	return nil
-}
-
-func optional(s string) *string {
-	if s == "" {
-		return nil
-	}
-	return &s
 }

@@ -49,9 +49,15 @@ func load(path string) (*store, error) {
 	}
 	s := newStore()
 	add(f.Nodes, s.setNode)
-	add(f.Services, s.setService)
-	add(f.Slices, s.setSlice)
-	add(f.IPs, s.setIP)
+	for i := range f.Services {
+		s.setService(nil, keepService(&f.Services[i]))
+	}
+	for i := range f.Slices {
+		s.setSlice(nil, keepSlice(&f.Slices[i]))
+	}
+	for i := range f.IPs {
+		s.setIP(nil, keepIP(&f.IPs[i]))
+	}
 	add(f.Pools, s.setPool)
 	add(f.Advertisements, s.setAdvertisement)
 	add(f.Speakers, s.setSpeaker)
@@ -70,9 +76,6 @@ func (s *Source) save(ctx context.Context) error {
 	var f saved
 	err := errors.Join(
 		take(ctx, s.cluster, &corev1.NodeList{}, func(l *corev1.NodeList) { f.Nodes = l.Items }),
-		take(ctx, s.cluster, &corev1.ServiceList{}, func(l *corev1.ServiceList) { f.Services = l.Items }),
-		take(ctx, s.cluster, &discoveryv1.EndpointSliceList{}, func(l *discoveryv1.EndpointSliceList) { f.Slices = l.Items }),
-		take(ctx, s.cluster, &v1alpha1.LoadBalancerIPList{}, func(l *v1alpha1.LoadBalancerIPList) { f.IPs = l.Items }),
 		take(ctx, s.cluster, &v1alpha1.LoadBalancerIPPoolList{}, func(l *v1alpha1.LoadBalancerIPPoolList) { f.Pools = l.Items }),
 		take(ctx, s.cluster, &v1alpha1.L2AdvertisementList{}, func(l *v1alpha1.L2AdvertisementList) { f.Advertisements = l.Items }),
 		take(ctx, s.cluster, &v1alpha1.SpeakerList{}, func(l *v1alpha1.SpeakerList) { f.Speakers = l.Items }),
@@ -80,6 +83,7 @@ func (s *Source) save(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("save the state: %w", err)
 	}
+	s.store.unkeep(&f)
 	b, err := json.Marshal(&f)
 	if err != nil {
 		return fmt.Errorf("save the state: %w", err)
@@ -105,6 +109,23 @@ func replace(path string, content []byte) error {
 		return err
 	}
 	return os.Rename(partial, path)
+}
+
+// unkeep adds what is kept of the many.
+func (s *store) unkeep(f *saved) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, svc := range s.services {
+		f.Services = append(f.Services, svc.object())
+	}
+	for _, of := range s.slices {
+		for _, sl := range of {
+			f.Slices = append(f.Slices, sl.object())
+		}
+	}
+	for _, p := range s.ips {
+		f.IPs = append(f.IPs, p.object())
+	}
 }
 
 // take reads a list of the cache. Its objects are not to be changed.

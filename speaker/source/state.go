@@ -139,9 +139,9 @@ func (s *store) address(addr netip.Addr, p *ip) Address {
 	if addr.Is6() {
 		family = discoveryv1.AddressTypeIPv6
 	}
-	a := Address{Address: plan.Address{Addr: addr, Proposed: p.proposed}, Record: p.record}
-	if p.record.Claim != nil {
-		a.Claim = plan.Claim{Node: p.record.Claim.Node, Term: p.record.Claim.Term}
+	a := Address{Address: plan.Address{Addr: addr, Proposed: p.proposed}, Record: p.record()}
+	if c := p.status.L2; c != nil {
+		a.Claim = plan.Claim{Node: c.Node, Term: c.Term}
 	}
 	holders := make([]labels.Set, 0, len(p.services))
 	for _, name := range p.services {

@@ -10,7 +10,6 @@ import (
 
 	"go4.org/netipx"
 	corev1 "k8s.io/api/core/v1"
-	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 
@@ -32,11 +31,11 @@ type store struct {
 	speakers map[string]*v1alpha1.Speaker
 	pools    map[string]knownPool
 	ads      map[string]*v1alpha1.L2Advertisement
-	services map[types.NamespacedName]knownService
-	slices   map[types.NamespacedName]map[string]slice
+	services map[types.NamespacedName]*keptService
+	slices   map[types.NamespacedName][]*slice
 	ips      map[netip.Addr]*ip
 	// users are the addresses that name a Service.
-	users map[types.NamespacedName]map[netip.Addr]struct{}
+	users map[types.NamespacedName][]netip.Addr
 
 	// dirty are the addresses that may not be as in view any longer.
 	dirty                                   map[netip.Addr]struct{}
@@ -50,28 +49,9 @@ type knownNode struct {
 	labels labels.Set
 }
 
-type knownService struct {
-	local  bool // externalTrafficPolicy
-	labels labels.Set
-}
-
 type knownPool struct {
 	labels labels.Set
 	ranges []netipx.IPRange
-}
-
-// slice is an EndpointSlice of a Service.
-type slice struct {
-	family    discoveryv1.AddressType
-	endpoints []plan.Endpoint
-}
-
-// ip is a LoadBalancerIP.
-type ip struct {
-	record   Record
-	pool     string
-	proposed string
-	services []types.NamespacedName
 }
 
 func newStore() *store {
@@ -80,10 +60,10 @@ func newStore() *store {
 		speakers:     map[string]*v1alpha1.Speaker{},
 		pools:        map[string]knownPool{},
 		ads:          map[string]*v1alpha1.L2Advertisement{},
-		services:     map[types.NamespacedName]knownService{},
-		slices:       map[types.NamespacedName]map[string]slice{},
+		services:     map[types.NamespacedName]*keptService{},
+		slices:       map[types.NamespacedName][]*slice{},
 		ips:          map[netip.Addr]*ip{},
-		users:        map[types.NamespacedName]map[netip.Addr]struct{}{},
+		users:        map[types.NamespacedName][]netip.Addr{},
 		dirty:        map[netip.Addr]struct{}{},
 		nodesDirty:   true,
 		scopingDirty: true,
@@ -191,70 +171,73 @@ func (s *store) setAdvertisement(old, obj *v1alpha1.L2Advertisement) bool {
 	return s.synced
 }
 
-func (s *store) setService(old, obj *corev1.Service) bool {
+func (s *store) setService(old, obj *keptService) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if obj == nil {
-		name := types.NamespacedName{Namespace: old.Namespace, Name: old.Name}
-		delete(s.services, name)
-		return s.touch(name)
+		delete(s.services, old.key())
+		return s.touch(old.key())
 	}
-	name := types.NamespacedName{Namespace: obj.Namespace, Name: obj.Name}
-	if name == apiServer && s.cluster != obj.UID {
-		s.cluster = obj.UID
+	name := obj.key()
+	was, ok := s.services[name]
+	s.services[name] = obj
+	if name == apiServer && s.cluster != obj.uid {
+		s.cluster = obj.uid
 		return s.synced
 	}
-	svc := knownService{obj.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal, obj.Labels}
-	if was, ok := s.services[name]; ok && was.local == svc.local && maps.Equal(was.labels, svc.labels) {
+	if ok && was.local == obj.local && maps.Equal(was.labels, obj.labels) {
 		return false
 	}
-	s.services[name] = svc
 	return s.touch(name)
 }
 
 // apiServer is the Service of the API server, which each cluster has one of.
 var apiServer = types.NamespacedName{Namespace: "default", Name: "kubernetes"}
 
-func (s *store) setSlice(old, es *discoveryv1.EndpointSlice) bool {
+func (s *store) setSlice(old, obj *slice) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	changed := false
-	if old != nil && (es == nil || kube.ServiceOf(old) != kube.ServiceOf(es)) {
-		name := kube.ServiceOf(old)
-		if delete(s.slices[name], old.Name); len(s.slices[name]) == 0 {
-			delete(s.slices, name)
+	if old != nil && (obj == nil || old.of() != obj.of()) {
+		of := old.of()
+		s.slices[of] = slices.DeleteFunc(s.slices[of], func(o *slice) bool { return o.name == old.name })
+		if len(s.slices[of]) == 0 {
+			delete(s.slices, of)
 		}
-		changed = s.touchLocal(name)
+		changed = s.touchLocal(of)
 	}
-	if es == nil || kube.ServiceOf(es).Name == "" {
+	if obj == nil || obj.service == "" {
 		return changed
 	}
-	name := kube.ServiceOf(es)
-	sl := slice{family: es.AddressType, endpoints: kube.Endpoints(es)}
-	if was, ok := s.slices[name][es.Name]; ok && was.family == sl.family && slices.Equal(was.endpoints, sl.endpoints) {
+	of := obj.of()
+	i := slices.IndexFunc(s.slices[of], func(o *slice) bool { return o.name == obj.name })
+	if i < 0 {
+		s.slices[of] = append(s.slices[of], obj)
+		return s.touchLocal(of) || changed
+	}
+	was := s.slices[of][i]
+	s.slices[of][i] = obj
+	if was.family == obj.family && slices.Equal(was.endpoints, obj.endpoints) {
 		return changed
 	}
-	if s.slices[name] == nil {
-		s.slices[name] = map[string]slice{}
-	}
-	s.slices[name][es.Name] = sl
-	return s.touchLocal(name) || changed
+	return s.touchLocal(of) || changed
 }
 
-func (s *store) setIP(old, obj *v1alpha1.LoadBalancerIP) bool {
+func (s *store) setIP(old, obj *ip) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if old == nil {
 		old = obj
 	}
-	addr, err := netip.ParseAddr(old.Spec.Address)
-	if err != nil {
+	addr := old.addr
+	if !addr.IsValid() {
 		return false // the API server admits no such object
 	}
 	s.dirty[addr] = struct{}{}
 	if p := s.ips[addr]; p != nil {
 		for _, name := range p.services {
-			if delete(s.users[name], addr); len(s.users[name]) == 0 {
+			s.users[name] = slices.DeleteFunc(s.users[name], func(a netip.Addr) bool { return a == addr })
+			if len(s.users[name]) == 0 {
 				delete(s.users, name)
 			}
 		}
@@ -263,26 +246,18 @@ func (s *store) setIP(old, obj *v1alpha1.LoadBalancerIP) bool {
 	if obj == nil {
 		return s.synced
 	}
-	p := &ip{
-		record:   Record{Name: obj.Name, ResourceVersion: obj.ResourceVersion, Claim: obj.Status.L2, Status: obj.Status},
-		pool:     obj.Spec.Pool,
-		proposed: obj.Spec.Owner,
-	}
-	for _, b := range obj.Spec.Services {
-		name := types.NamespacedName{Namespace: b.Namespace, Name: b.Name}
-		p.services = append(p.services, name)
-		if s.users[name] == nil {
-			s.users[name] = map[netip.Addr]struct{}{}
+	for _, name := range obj.services {
+		if !slices.Contains(s.users[name], addr) {
+			s.users[name] = append(s.users[name], addr)
 		}
-		s.users[name][addr] = struct{}{}
 	}
-	s.ips[addr] = p
+	s.ips[addr] = obj
 	return s.synced
 }
 
 // touch has the addresses of a Service looked at again.
 func (s *store) touch(name types.NamespacedName) bool {
-	for addr := range s.users[name] {
+	for _, addr := range s.users[name] {
 		s.dirty[addr] = struct{}{}
 	}
 	return s.synced && len(s.users[name]) > 0
@@ -290,5 +265,6 @@ func (s *store) touch(name types.NamespacedName) bool {
 
 // touchLocal is touch for a change of endpoints, which matter for Local only.
 func (s *store) touchLocal(name types.NamespacedName) bool {
-	return s.services[name].local && s.touch(name)
+	svc := s.services[name]
+	return svc != nil && svc.local && s.touch(name)
 }

@@ -287,7 +287,7 @@ func TestOnlyWhatMattersIsAChange(t *testing.T) {
 
 func TestASliceMayGoToAnotherService(t *testing.T) {
 	s := filled(service("a", true), service("b", true), lbip("192.0.2.1", heldBy("a")), lbip("192.0.2.2", heldBy("b")))
-	before, after := endpointSlice("x", "a", readyOn("n")), endpointSlice("x", "b", readyOn("n"))
+	before, after := keepSlice(endpointSlice("x", "a", readyOn("n"))), keepSlice(endpointSlice("x", "b", readyOn("n")))
 	if !s.setSlice(nil, before) || !s.setSlice(before, after) {
 		t.Error("not seen as a change")
 	}
