@@ -16,7 +16,7 @@ import (
 // Usage is what a process has used.
 type Usage struct {
 	CPU  time.Duration
-	Peak int64 // of resident memory, in bytes; 0 for a thread of the kernel
+	Peak int64 // of resident memory, in bytes
 }
 
 // UsageOf reads what a process has used.
@@ -45,7 +45,18 @@ func UsageOf(pid int) (u Usage, err error) {
 			return u, err
 		}
 	}
-	return u, nil
+	return u, errors.New("no VmHWM in the process's status")
+}
+
+// Ran is how long a thread has run, more exactly than by its Usage.
+func Ran(tid int) (time.Duration, error) {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/schedstat", tid))
+	if err != nil {
+		return 0, err
+	}
+	first, _, _ := strings.Cut(string(stat), " ")
+	ran, err := strconv.ParseInt(first, 10, 64)
+	return time.Duration(ran), err
 }
 
 // Sample is one line of a page of Prometheus metrics.

@@ -1,0 +1,280 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"strconv"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/ptr"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/fairlead-lb/fairlead/api/v1alpha1"
+	"github.com/fairlead-lb/fairlead/ipam"
+	"github.com/fairlead-lb/fairlead/test/bench/meter"
+	"github.com/fairlead-lb/fairlead/test/lab/cluster"
+	"github.com/fairlead-lb/fairlead/test/lab/wire"
+)
+
+const (
+	// atOnce is how many requests of the bench are under way at a time.
+	atOnce = 16
+	// samples is how many of the addresses are asked for on the wire.
+	samples = 30
+	// sampling is between two questions for each of them.
+	sampling = 50 * time.Millisecond
+	// looking is between two looks at the speaker's metrics, which cost it something.
+	looking = 200 * time.Millisecond
+	// quiet is for how long nothing may be announced when the burst is over.
+	quiet = 2 * time.Second
+	// idle is how long the speaker is watched when all is done.
+	idle        = 10 * time.Second
+	metricsPort = 7473
+)
+
+// pool is all of the LAN that nobody has.
+func pool() *v1alpha1.LoadBalancerIPPool {
+	p := &v1alpha1.LoadBalancerIPPool{ObjectMeta: metav1.ObjectMeta{Name: namespace}}
+	for i := range cluster.PoolRanges {
+		v4, v6 := cluster.PoolRange(i)
+		p.Spec.Addresses = append(p.Spec.Addresses, v1alpha1.AddressRange(v4.String()), v1alpha1.AddressRange(v6.String()))
+	}
+	return p
+}
+
+// own gives the node its addresses, and starts the speaker.
+func (b *bench) own(ctx context.Context) error {
+	if err := b.speaker.Stop(cluster.StopGrace); err != nil {
+		return err
+	}
+	addrs, err := b.load(ctx)
+	if err != nil {
+		return err
+	}
+	var asked []netip.Addr
+	for i := range samples {
+		asked = append(asked, addrs[i*(len(addrs)-1)/(samples-1)])
+	}
+	probe, err := wire.StartColdProbe(b.lab.Client.Namespace, b.lab.Client.Interface, sampling, asked...)
+	if err != nil {
+		return err
+	}
+	start := time.Now()
+	if err := b.speaker.Start(); err != nil {
+		return errors.Join(err, probe.Stop())
+	}
+	answered, err := b.awaitAnswers(ctx, probe, asked)
+	err = errors.Join(err, probe.Stop())
+	if err != nil {
+		return err
+	}
+	ready := answered.Sub(start)
+	told, err := b.awaitMetric(ctx, "fairlead_l2_addresses", len(addrs))
+	if err != nil {
+		return err
+	}
+	if told.After(answered) {
+		// No later than this: the metric is read now and then.
+		ready = told.Sub(start)
+	}
+	if _, err := b.awaitMetric(ctx, "fairlead_l2_groups", b.v6); err != nil {
+		return err
+	}
+	joined := time.Since(start)
+	atReady, _, err := b.usage()
+	if err != nil {
+		return err
+	}
+	announced, err := b.awaitAnnounced(ctx)
+	if err != nil {
+		return err
+	}
+	all, kernel, err := b.usage()
+	if err != nil {
+		return err
+	}
+	if !pause(ctx, lull) {
+		return ctx.Err()
+	}
+	atRest, kernelAtRest, err := b.spent(ctx, idle)
+	if err != nil {
+		return err
+	}
+	last, _, err := b.usage()
+	if err != nil {
+		return err
+	}
+	fmt.Printf("a speaker that owns %d IPv4 and %d IPv6 addresses, restarted\n", b.v4, b.v6)
+	row("all answered after", "%8.2f s", ready.Seconds())
+	row("all multicast groups joined after", "%8.2f s", joined.Seconds())
+	row("all announced after", "%8.2f s", announced.Sub(start).Seconds())
+	row("CPU time until joined", "%8.2f s", atReady.CPU.Seconds())
+	row("CPU time of announcing", "%8.2f s, and %.2f s in the kernel", (all.CPU - atReady.CPU).Seconds(), kernel.Seconds())
+	row("CPU at rest", "%8.2f %% of a core, and %.2f %% in the kernel", 100*atRest, 100*kernelAtRest)
+	row("peak of memory", "%8.1f MB", float64(last.Peak)/(1<<20))
+	b.promise(ready < readyWithin, "all addresses were answered %s after the start", ready)
+	b.promise(last.Peak < mostMemory, "the speaker needed %d MB of memory", last.Peak>>20)
+	return nil
+}
+
+// load makes Services with addresses that the node has claimed, as if it had for long, and returns them.
+func (b *bench) load(ctx context.Context) ([]netip.Addr, error) {
+	var v4s, v6s []netip.Addr
+	for i := range cluster.PoolRanges {
+		p4, p6 := cluster.PoolRange(i)
+		for a := p4.Addr(); p4.Contains(a) && len(v4s) < b.v4; a = a.Next() {
+			v4s = append(v4s, a)
+		}
+		for a := p6.Addr(); i == 0 && len(v6s) < b.v6; a = a.Next() {
+			v6s = append(v6s, a)
+		}
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(atOnce)
+	for i, a := range v4s {
+		g.Go(func() error {
+			svc, err := b.kube.CoreV1().Services(namespace).Create(ctx, service(i), metav1.CreateOptions{})
+			if err != nil {
+				return err
+			}
+			if _, err := b.kube.DiscoveryV1().EndpointSlices(namespace).Create(ctx, b.slice(svc), metav1.CreateOptions{}); err != nil {
+				return err
+			}
+			if err := b.bind(ctx, a, svc); err != nil || i >= len(v6s) {
+				return err
+			}
+			return b.bind(ctx, v6s[i], svc)
+		})
+	}
+	return append(v4s, v6s...), g.Wait()
+}
+
+// service asks for no node ports, of which there are 2,768, and kube-proxy leaves it alone.
+func service(i int) *corev1.Service {
+	return &corev1.Service{
+		ObjectMeta: metav1.ObjectMeta{
+			Name:   fmt.Sprintf("bench-%05d", i),
+			Labels: map[string]string{"service.kubernetes.io/service-proxy-name": "none"},
+		},
+		Spec: corev1.ServiceSpec{
+			Type:                          corev1.ServiceTypeLoadBalancer,
+			AllocateLoadBalancerNodePorts: ptr.To(false),
+			Ports:                         []corev1.ServicePort{{Port: 80, Protocol: corev1.ProtocolTCP}},
+		},
+	}
+}
+
+// slice gives a Service endpoints, as most have.
+func (b *bench) slice(svc *corev1.Service) *discoveryv1.EndpointSlice {
+	es := &discoveryv1.EndpointSlice{
+		ObjectMeta:  metav1.ObjectMeta{Name: svc.Name, Labels: map[string]string{discoveryv1.LabelServiceName: svc.Name}},
+		AddressType: discoveryv1.AddressTypeIPv4,
+		Ports:       []discoveryv1.EndpointPort{{Port: ptr.To[int32](8080), Protocol: ptr.To(corev1.ProtocolTCP)}},
+	}
+	for i := range 3 {
+		es.Endpoints = append(es.Endpoints, discoveryv1.Endpoint{
+			Addresses:  []string{fmt.Sprintf("10.244.1.%d", i+2)},
+			NodeName:   ptr.To(b.node.Name()),
+			Conditions: discoveryv1.EndpointConditions{Ready: ptr.To(true), Serving: ptr.To(true), Terminating: ptr.To(false)},
+		})
+	}
+	return es
+}
+
+// bind makes an address the Service's and claims it for the node.
+func (b *bench) bind(ctx context.Context, addr netip.Addr, svc *corev1.Service) error {
+	ip := &v1alpha1.LoadBalancerIP{
+		ObjectMeta: metav1.ObjectMeta{Name: ipam.ObjectName(addr)},
+		Spec: v1alpha1.LoadBalancerIPSpec{
+			Address: addr.String(), Pool: namespace, Owner: b.node.Name(),
+			Services: []v1alpha1.ServiceBinding{{
+				ServiceName: v1alpha1.ServiceName{Namespace: svc.Namespace, Name: svc.Name}, UID: svc.UID,
+				Ports: []v1alpha1.ServicePort{{Protocol: corev1.ProtocolTCP, Port: 80}},
+			}},
+		},
+	}
+	if err := b.lab.API.Create(ctx, ip); err != nil {
+		return err
+	}
+	claim, err := json.Marshal(map[string]any{"status": map[string]any{"l2": v1alpha1.L2Claim{
+		Node: b.node.Name(), Interface: b.node.Interface, MAC: b.node.MAC.String(), Term: 1, Since: metav1.Now(),
+	}}})
+	if err != nil {
+		return err
+	}
+	return b.lab.API.Status().Patch(ctx, ip, client.RawPatch(types.MergePatchType, claim))
+}
+
+// awaitAnswers waits until all that is asked for is answered, and returns since when.
+func (b *bench) awaitAnswers(ctx context.Context, probe *wire.ColdProbe, asked []netip.Addr) (last time.Time, err error) {
+	err = cluster.Poll(ctx, "every address is answered", func(context.Context) error {
+		for _, a := range asked {
+			got := probe.Answers(a)
+			if len(got) == 0 {
+				return fmt.Errorf("nobody answers for %s", a)
+			}
+			if got[0].At.After(last) {
+				last = got[0].At
+			}
+		}
+		return nil
+	})
+	return last, err
+}
+
+// metric asks the speaker for the sum of a metric.
+func (b *bench) metric(ctx context.Context, name string) (int, error) {
+	page, err := b.node.Get(ctx, "http://"+netip.AddrPortFrom(b.node.Addr(), metricsPort).String()+"/metrics")
+	if err != nil {
+		return 0, err
+	}
+	list, err := meter.Samples(page, name)
+	sum := 0.0
+	for _, s := range list {
+		sum += s.Value
+	}
+	return int(sum), err
+}
+
+// awaitMetric waits until a metric is as it should be, and returns when that was seen.
+func (b *bench) awaitMetric(ctx context.Context, name string, want int) (seen time.Time, err error) {
+	err = cluster.Poll(ctx, name+" is "+strconv.Itoa(want), func(ctx context.Context) error {
+		got, err := b.metric(ctx, name)
+		if seen = time.Now(); err == nil && got != want {
+			err = fmt.Errorf("it is %d", got)
+			pause(ctx, looking)
+		}
+		return err
+	})
+	return seen, err
+}
+
+// awaitAnnounced waits until nothing is announced any more, but what is repeated for ever, and returns since when.
+func (b *bench) awaitAnnounced(ctx context.Context) (since time.Time, err error) {
+	was := 0
+	err = cluster.Poll(ctx, "all is announced", func(ctx context.Context) error {
+		n, err := b.metric(ctx, "fairlead_l2_announcements_sent_total")
+		if err != nil {
+			return err
+		}
+		if n != was {
+			was, since = n, time.Now()
+		}
+		if time.Since(since) < quiet {
+			pause(ctx, looking)
+			return fmt.Errorf("%d announcements, and more", n)
+		}
+		return nil
+	})
+	return since, err
+}
