@@ -53,7 +53,8 @@ func (b *bench) meshOf(ctx context.Context, nodes int, how string) (err error) {
 	}
 	// The bound means nothing if the others speak too seldom.
 	if least := uint64(float64(nodes-1) * b.window.Seconds() * leastHellos); c.hellos.Load()-said < least {
-		return fmt.Errorf("the machine is too busy: %d others said hello %d times in %s", nodes-1, c.hellos.Load()-said, b.window)
+		b.promise(false, "the machine is too busy: %d others said hello %d times in %s", nodes-1, c.hellos.Load()-said, b.window)
+		return nil
 	}
 	rate := func(n uint64) float64 { return float64(n) / b.window.Seconds() }
 	row(fmt.Sprintf("%d nodes", nodes), "%8.2f %% of a core, and %.2f %% in the kernel; %.0f packets in and %.0f out per second",
