@@ -163,6 +163,25 @@ func (c *Controller) planAddress(ctx context.Context, on *terrain, obj *v1alpha1
 	return a
 }
 
+// parting tells whether Services that share an address would answer from
+// different nodes: one of them was edited, and will have to leave. Which nodes
+// have endpoints for all of them means nothing then, least of all for the
+// others, who stay.
+func (c *Controller) parting(ctx context.Context, obj *v1alpha1.LoadBalancerIP) bool {
+	var first *corev1.Service
+	for _, b := range obj.Spec.Services {
+		svc := &corev1.Service{}
+		if err := c.client.Get(ctx, types.NamespacedName{Namespace: b.Namespace, Name: b.Name}, svc); err != nil {
+			continue
+		}
+		if first != nil && backendOf(svc) != backendOf(first) {
+			return true
+		}
+		first = svc
+	}
+	return false
+}
+
 // unowned says why no node may announce the address, empty if one may.
 func (c *Controller) unowned(ctx context.Context, addr netip.Addr) (plan.Reason, string) {
 	obj := c.ledger.object(addr)
@@ -239,6 +258,10 @@ func (c *Controller) proposeLocked(ctx context.Context, obj *v1alpha1.LoadBalanc
 		return "", wait
 	}
 	if p.Unforced {
+		// Whoever leaves is an event of the address's object.
+		if c.parting(ctx, obj) {
+			return "", 0
+		}
 		if wait = c.ledger.moves[addr].next().Sub(c.now()); wait > 0 {
 			return "", wait
 		}

@@ -11,6 +11,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/fairlead-lb/fairlead/api/v1alpha1"
 )
 
 func TestPlacement(t *testing.T) {
@@ -109,5 +111,30 @@ func TestPlacementFollowsThePolicy(t *testing.T) {
 	}
 	if owner := w.addresses()[0].Spec.Owner; owner != node {
 		t.Errorf("proposed is %q", owner)
+	}
+}
+
+// Who shares an address and becomes Local must leave it. Until that is written the address has a Local Service, whose
+// endpoints are no reason to move the others.
+func TestPlacementWaitsForWhoCantShareAnyLonger(t *testing.T) {
+	sharing := func(port int32) func(*corev1.Service) {
+		return func(svc *corev1.Service) {
+			svc.Annotations = map[string]string{v1alpha1.AnnotationSharingKey: "k"}
+			svc.Spec.Ports[0].Port = port
+		}
+	}
+	w := newWorld(t, testPool("lan", "192.0.2.0/28"), testNode("n1"), testNode("n2"),
+		testService("stays", sharing(80)), testService("leaves", sharing(443)), endpointsOn("leaves", "n2"))
+	w.reconcile("stays", "leaves")
+	ip := w.addresses()[0].Name
+	w.claim(ip, "n1", 1, true)
+	w.edit("leaves", local)
+	w.place()
+	w.wantOwner(ip, "n1")
+	w.reconcile("leaves")
+	w.place()
+	w.wantOwner(ip, "n1")
+	if all := w.addresses(); len(all) != 2 || all[1].Spec.Owner != "n2" {
+		t.Errorf("the one that left should be where its endpoints are: %+v", all)
 	}
 }
