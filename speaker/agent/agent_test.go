@@ -89,6 +89,20 @@ func TestAChangedMACIsRecordedUnderTheSameTerm(t *testing.T) {
 	}, claimedBy("a", 7))
 }
 
+func TestAClaimWhoseNodeWasBlankedIsRecordedAgain(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		a, b := w.run("a"), w.run("b")
+		w.settle()
+		blank := w.claim()
+		blank.Node = ""
+		w.overwrite(blank)
+		w.settle()
+		w.wantClaim("a", 7)
+		a.wantAnswers(true)
+		b.wantAnswers(false)
+	}, claimedBy("a", 7))
+}
+
 // A cache that lags behind the own write must not make another one.
 func TestALaggingCacheMakesNoSecondWrite(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {

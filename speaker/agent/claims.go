@@ -61,7 +61,8 @@ func (a *Agent) claim(now time.Time, addr netip.Addr) (Claim, bool) {
 		w.since[addr] = now
 	}
 	switch {
-	case recorded == nil || recorded.Term < c.Term:
+	case recorded == nil || recorded.Node == "" || recorded.Term < c.Term:
+		// Whoever blanks the node of a claim has deleted it.
 	case recorded.Node != a.node || recorded.Term > c.Term:
 		return Claim{}, false // theirs is as good: it is read soon, or was
 	default:

@@ -601,6 +601,19 @@ func (w *world) propose(node string) {
 	}
 }
 
+// overwrite is what a person may do to a claim on record.
+func (w *world) overwrite(claim *v1alpha1.L2Claim) {
+	w.t.Helper()
+	obj := &v1alpha1.LoadBalancerIP{}
+	if err := w.api.Get(context.Background(), client.ObjectKey{Name: vip.String()}, obj); err != nil {
+		w.t.Fatal(err)
+	}
+	obj.Status.L2 = claim
+	if err := w.api.Status().Update(context.Background(), obj); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
 func address(addr, owner string, claim *v1alpha1.L2Claim) *v1alpha1.LoadBalancerIP {
 	p := &v1alpha1.LoadBalancerIP{ObjectMeta: metav1.ObjectMeta{Name: addr}}
 	p.Spec = v1alpha1.LoadBalancerIPSpec{Address: addr, Owner: owner}
