@@ -76,14 +76,23 @@ func (s *scene) owner(ctx context.Context, addr netip.Addr) *cluster.Node {
 	Expect(claim).NotTo(BeNil())
 	node := lab.Node(claim.Node)
 	Expect(node).NotTo(BeNil(), "%+v", claim)
-	Expect(claim.MAC).To(Equal(node.MAC.String()))
-	Expect(claim.Interface).To(Equal(cluster.Interface))
+	link := node.Host
+	if link.Second != nil && claim.Interface == link.Second.Interface {
+		link = link.Second
+	}
+	Expect(claim.MAC).To(Equal(link.MAC.String()))
+	Expect(claim.Interface).To(Equal(link.Interface))
 	return node
 }
 
 // whoHas asks the LAN for an address and returns every MAC that answers.
 func whoHas(ctx context.Context, addr netip.Addr) ([]string, error) {
-	macs, err := wire.Ask(ctx, lab.Client.Namespace, cluster.Interface, addr, answerTime)
+	return whoHasBy(ctx, lab.Client, addr)
+}
+
+// whoHasBy asks by a certain link of a host.
+func whoHasBy(ctx context.Context, from *cluster.Host, addr netip.Addr) ([]string, error) {
+	macs, err := wire.Ask(ctx, from.Namespace, from.Interface, addr, answerTime)
 	var out []string
 	for _, m := range macs {
 		out = append(out, m.String())

@@ -19,11 +19,33 @@ import (
 // advertise makes an L2Advertisement for the pool lan that goes with the scene.
 func (s *scene) advertise(ctx context.Context, edit func(*v1alpha1.L2AdvertisementSpec)) {
 	GinkgoHelper()
-	ad := &v1alpha1.L2Advertisement{ObjectMeta: metav1.ObjectMeta{Name: s.namespace}}
+	s.advertiseNamed(ctx, s.namespace, edit)
+}
+
+// advertiseAs makes one more, with a name of its own.
+func (s *scene) advertiseAs(ctx context.Context, name string, edit func(*v1alpha1.L2AdvertisementSpec)) {
+	GinkgoHelper()
+	s.advertiseNamed(ctx, s.namespace+"-"+name, edit)
+}
+
+func (s *scene) advertiseNamed(ctx context.Context, name string, edit func(*v1alpha1.L2AdvertisementSpec)) {
+	GinkgoHelper()
+	ad := &v1alpha1.L2Advertisement{ObjectMeta: metav1.ObjectMeta{Name: name}}
 	ad.Spec.Pools = []string{s.poolName("lan")}
 	edit(&ad.Spec)
 	Expect(api.Create(ctx, ad)).To(Succeed())
 	s.afterwards(func(ctx context.Context) { Expect(client.IgnoreNotFound(api.Delete(ctx, ad))).To(Succeed()) })
+	s.awaitAdvertisement(ctx, name)
+}
+
+// awaitAdvertisement waits until the controller works with its present spec.
+func (s *scene) awaitAdvertisement(ctx context.Context, name string) {
+	GinkgoHelper()
+	Eventually(ctx, func(g Gomega) {
+		ad := &v1alpha1.L2Advertisement{}
+		g.Expect(api.Get(ctx, objectKey("", name), ad)).To(Succeed())
+		g.Expect(ad.Status.Conditions).To(ContainElement(HaveField("ObservedGeneration", ad.Generation)))
+	}).Should(Succeed())
 }
 
 // editAdvertisement changes it.
@@ -34,6 +56,7 @@ func (s *scene) editAdvertisement(ctx context.Context, edit func(*v1alpha1.L2Adv
 	base := ad.DeepCopy()
 	edit(&ad.Spec)
 	Expect(api.Patch(ctx, ad, client.MergeFrom(base))).To(Succeed())
+	s.awaitAdvertisement(ctx, s.namespace)
 }
 
 // advertisement waits for its condition.
