@@ -88,6 +88,16 @@ func (c *Controller) Allocate(ctx context.Context, svc *corev1.Service, adopt []
 				return Allocation{}, ctx.Err()
 			}
 		}
+		if slices.ContainsFunc(d.writes, func(w *write) bool { return w.rewords }) {
+			// An old view of the Service must not undo what another controller
+			// has written on a newer one: others may join by what it says. The
+			// objects were read before, so if that one writes after this look,
+			// these writes fail.
+			if err := c.confirm(ctx, svc); err != nil {
+				c.abandon(d.writes)
+				return Allocation{}, err
+			}
+		}
 		var errs []error
 		lost := false
 		for _, w := range d.writes {
@@ -106,6 +116,14 @@ func (c *Controller) Allocate(ctx context.Context, svc *corev1.Service, adopt []
 		}
 	}
 	return Allocation{}, errContended
+}
+
+// abandon drops intended writes.
+func (c *Controller) abandon(writes []*write) {
+	for _, w := range writes {
+		c.ledger.settle(netip.MustParseAddr(w.object.Spec.Address), w, nil)
+	}
+	c.wakeRefused()
 }
 
 // learnShown asks the API server for what the Service shows as ours and is not

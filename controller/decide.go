@@ -268,7 +268,7 @@ func (c *Controller) bindLocked(ctx context.Context, svc *corev1.Service, want c
 	case same && spec.Quarantined == nil && spec.Services[i].UID == binding.UID && slices.Equal(spec.Services[i].Ports, binding.Ports) && (spec.SharingKey == want.request.SharingKey || len(spec.Services) > 1):
 		return nil
 	default:
-		spec.Services[i] = binding
+		spec.Services[i], w.rewords = binding, true
 	}
 	if len(spec.Services) == 1 {
 		spec.SharingKey = want.request.SharingKey

@@ -55,6 +55,9 @@ type write struct {
 	object *v1alpha1.LoadBalancerIP
 	// create says that there is no object yet.
 	create bool
+	// rewords says that it changes the ports or the sharing key of a Service
+	// that holds the address.
+	rewords bool
 	// gone is the UID of an object, empty for none, whose deletion was seen
 	// meanwhile: it may have come between this write and its answer.
 	gone types.UID

@@ -11,6 +11,7 @@ import (
 	"testing/synctest"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -74,6 +75,28 @@ func anotherControllersBindingIsBelievedDuringAWrite(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.shows("web", "192.0.2.0")
+}
+
+func TestAnOldViewOfAServiceUndoesNothing(t *testing.T) {
+	w := newWorld(t, testPool("lan", "192.0.2.0/28"), testService("web", sharing("old", 80)))
+	w.reconcile("web")
+	for name, edit := range map[string]func(*corev1.Service){
+		"key":   sharing("new", 80),
+		"ports": sharing("new", 443),
+	} {
+		old := w.service("web")
+		w.edit("web", edit)
+		w.reconcile("web")
+		want := w.address("192.0.2.0").Spec
+		if _, err := w.c.Allocate(w.ctx(), old, nil); !apierrors.IsConflict(err) {
+			t.Errorf("%s: %v, want a conflict", name, err)
+		}
+		if got := w.address("192.0.2.0").Spec; !equality.Semantic.DeepEqual(got, want) {
+			t.Errorf("%s: now %+v, before %+v", name, got, want)
+		}
+		w.reconcile("web")
+		w.shows("web", "192.0.2.0")
+	}
 }
 
 func TestSurplusIsReleasedAfterAWriteOfTheService(t *testing.T) {

@@ -89,7 +89,8 @@ func TestWorkIsPerObject(t *testing.T) {
 		{"a Service changes its ports", func() {
 			w.edit("svc-007", func(svc *corev1.Service) { svc.Spec.Ports[0].Port = 8080 })
 			w.reconcile("svc-007")
-		}, map[string]int{"update *v1alpha1.LoadBalancerIP": 1}, 0, nil, 1},
+			// It is made sure that they are the last.
+		}, map[string]int{"update *v1alpha1.LoadBalancerIP": 1}, 1, nil, 1},
 		{"a Service is labelled", func() {
 			w.edit("svc-007", func(svc *corev1.Service) { svc.Labels = map[string]string{"a": "b"} })
 			w.reconcile("svc-007")
