@@ -22,7 +22,7 @@ const (
 	// DropDuplicate: it came before; each frame is sent by both families.
 	DropDuplicate
 	// DropReplay: much older than what that boot of the node has sent, or of a
-	// boot that the node has left.
+	// boot before the one that is heard.
 	DropReplay
 	// DropFull: it would have this node remember too many nodes or claims.
 	DropFull

@@ -337,8 +337,12 @@ func (m *Machine) receive(now time.Time, p Packet) (Drop, bool) {
 	if from == nil {
 		return DropFull, false
 	}
-	if !from.restart(h.boot) {
+	if !from.restart(now, h.boot, h.seq) {
 		return DropReplay, false
+	}
+	if m.codec.lenient && h.seq < from.top && now.Sub(from.seen) >= missed {
+		// The high one that it was silenced by may have been anybody's.
+		from.begin(life{boot: h.boot, top: h.seq - 1})
 	}
 	l := from.makeLink(i)
 	if p.From.Is4() {
@@ -354,7 +358,7 @@ func (m *Machine) receive(now time.Time, p Packet) (Drop, bool) {
 	if !ok {
 		return why, false
 	}
-	from.seen = now
+	from.seen, from.top = now, max(from.top, h.seq)
 	return m.dispatch(now, at, from, l, &h, body, newest)
 }
 

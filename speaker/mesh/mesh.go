@@ -23,7 +23,8 @@ import (
 type Config struct {
 	// Node is the name of the own node, at most 253 bytes.
 	Node string
-	// Boot is different in every life of the process.
+	// Boot is different in every life of the process. That of a later life
+	// should be higher: else it counts only once the one before is silent.
 	Boot uint64
 	// Keys authenticate frames: the first one signs, and any will do in what
 	// others sign, so that keys can be changed node by node. Without one frames

@@ -221,6 +221,58 @@ func TestReplay(t *testing.T) {
 }
 
 // A mute owner is replaced once a third node confirms it, not before.
+// Whoever has recorded or made up a frame of a peer doesn't keep the peer away.
+func TestAPeerThatGoesOnIsNotReplacedByOldFrames(t *testing.T) {
+	key := []byte("0123456789abcdef")
+	for name, tt := range map[string]struct {
+		key    []byte
+		boot   uint64
+		seq    uint64
+		silent time.Duration // of the peer, before the frame
+	}{
+		"of a life before this node's":         {key: key, boot: 4},
+		"of such a life, in a silence":         {key: key, boot: 4, silent: time.Second},
+		"of a life to come":                    {boot: 6},
+		"of the greatest number":               {seq: 1<<64 - 2},
+		"of the greatest number, in a silence": {seq: 1<<64 - 2, silent: time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			config := Config{Node: "me", Boot: 3}
+			if tt.key != nil {
+				config.Keys = [][]byte{tt.key}
+			}
+			m, now := machine(config, fixed{"me"})
+			peer, old := newOther("peer", tt.key), newOther("peer", tt.key)
+			peer.boot, old.boot, old.seq = 5, tt.boot, tt.seq
+			if old.boot == 0 {
+				old.boot = peer.boot
+			}
+			frame := old.hello(hello{state: LeavingDrain})
+			speak := func() {
+				now = now.Add(interval)
+				m.Receive(now, packet(now, peer.hello(hello{state: Synced})))
+			}
+			for range 3 {
+				speak()
+			}
+			now = now.Add(tt.silent)
+			m.Receive(now, packet(now, frame))
+			speak()
+			speak()
+			if got := m.Peers(now)[0]; !got.Heard || got.State != Synced || now.Sub(got.Last) > interval {
+				t.Errorf("the peer is %+v at %v", got, now)
+			}
+			if tt.key == nil {
+				return // anybody can make up another frame
+			}
+			m.Receive(now, packet(now, frame))
+			if got := m.Peers(now)[0]; got.State != Synced {
+				t.Errorf("the frame counts once more: %+v", got)
+			}
+		})
+	}
+}
+
 func TestSuspicion(t *testing.T) {
 	vip := netip.MustParseAddr("10.0.0.1")
 	m, now := machine(Config{Node: "b", Boot: 3}, fixed{"b", "c"},

@@ -25,6 +25,12 @@ const (
 	forget = 10 * time.Minute
 )
 
+// life is a boot of a peer.
+type life struct {
+	boot uint64
+	top  uint64 // highest sequence seen
+}
+
 // peer is a node. The own node is one too, without links.
 type peer struct {
 	name string
@@ -33,8 +39,8 @@ type peer struct {
 	known bool
 	seen  time.Time // last frame
 
-	boot uint64
-	left [8]uint64 // boots before, the next one to be overwritten first
+	life
+	left [8]life // those before, the next one to be overwritten first
 	turn int
 
 	// What its newest hello says, of whatever interface.
@@ -180,24 +186,38 @@ func (l *peerLink) take(seq uint64) (Drop, bool) {
 	}
 }
 
-// restart takes a boot that the peer was not in before, and tells whether it
-// may be in it.
-func (p *peer) restart(boot uint64) bool {
+// restart takes a frame's boot, and tells whether the peer may be in it. A
+// later boot counts at once, an earlier one when the present one is silent, and
+// none for frames that it was seen to send: neither old frames nor a forged one
+// keep a peer away that goes on.
+func (p *peer) restart(now time.Time, boot, seq uint64) bool {
 	if p.boot == boot {
 		return true
 	}
-	if slices.Contains(p.left[:], boot) {
+	if boot < p.boot && now.Sub(p.seen) < missed {
 		return false
 	}
-	if p.boot != 0 {
-		p.left[p.turn%len(p.left)] = p.boot
+	next := life{boot: boot}
+	slot := slices.IndexFunc(p.left[:], func(l life) bool { return l.boot == boot })
+	if slot >= 0 {
+		if next = p.left[slot]; seq <= next.top {
+			return false
+		}
+	} else {
+		slot = p.turn % len(p.left)
 		p.turn++
 	}
-	p.boot, p.hello = boot, 0
-	for _, l := range p.links {
-		l.seq, l.window = 0, 0
-	}
+	p.left[slot] = p.life
+	p.begin(next)
 	return true
+}
+
+// begin has nothing taken of a life but what comes after its highest sequence.
+func (p *peer) begin(l life) {
+	p.life, p.hello = l, l.top
+	for _, link := range p.links {
+		link.seq, link.window = l.top, ^uint64(0)
+	}
 }
 
 // takeHello takes a hello that arrived on an interface.
