@@ -148,7 +148,7 @@ type LoadBalancerIPSpec struct {
 
 // L2Claim is written by the node that answers for the address.
 //
-// +kubebuilder:validation:XValidation:rule="self.term > oldSelf.term || self.term == oldSelf.term && self.node == oldSelf.node",message="a claim on record gives way only to one of a higher term"
+// +kubebuilder:validation:XValidation:rule="self.term > oldSelf.term || self.term == oldSelf.term && self.node == oldSelf.node || oldSelf.term - self.term > 4294967296",message="a claim on record gives way only to one of a higher term, or one whose term was made up (more than 2^32 higher)"
 type L2Claim struct {
 	// Node that answers.
 	// +kubebuilder:validation:MaxLength=253

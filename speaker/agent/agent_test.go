@@ -103,6 +103,18 @@ func TestAClaimWhoseNodeWasBlankedIsRecordedAgain(t *testing.T) {
 	}, claimedBy("a", 7))
 }
 
+func TestATermThatNobodyCanHaveReachedIsRecordedOver(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		a := w.run("a")
+		w.settle()
+		w.record("b", 1<<48)
+		w.settle()
+		a.wantAnswers(true)
+		w.wantClaim("a", 7)
+		w.wantTries(1)
+	}, claimedBy("a", 7))
+}
+
 // A cache that lags behind the own write must not make another one.
 func TestALaggingCacheMakesNoSecondWrite(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {

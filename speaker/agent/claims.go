@@ -12,6 +12,7 @@ import (
 	"github.com/fairlead-lb/fairlead/api/v1alpha1"
 	"github.com/fairlead-lb/fairlead/speaker/l2"
 	"github.com/fairlead-lb/fairlead/speaker/link"
+	"github.com/fairlead-lb/fairlead/speaker/mesh"
 )
 
 // record has the recorder write the claims of the node that are not on record.
@@ -61,7 +62,7 @@ func (a *Agent) claim(now time.Time, addr netip.Addr) (Claim, bool) {
 		w.since[addr] = now
 	}
 	switch {
-	case recorded == nil || recorded.Node == "" || recorded.Term < c.Term:
+	case recorded == nil || recorded.Node == "" || recorded.Term < c.Term || !mesh.Credible(recorded.Term, c.Term):
 		// Whoever blanks the node of a claim has deleted it.
 	case recorded.Node != a.node || recorded.Term > c.Term:
 		return Claim{}, false // theirs is as good: it is read soon, or was

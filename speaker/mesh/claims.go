@@ -216,13 +216,21 @@ func (m *Machine) takeClaims(now time.Time, p *peer, in *iface, complete uint16,
 		var w word
 		w, words, _ = nextWord(words)
 		by, relayed := p, len(w.node) > 0
+		e := m.addrs[w.addr]
+		floor := int64(0)
+		if e != nil {
+			floor = e.floor
+		}
+		if !Credible(w.term, floor) {
+			m.drops[DropMalformed]++
+			continue
+		}
 		if relayed {
 			if by = m.stranger(w.node); by == nil {
 				m.drops[DropFull]++
 				continue
 			}
 		}
-		e := m.addrs[w.addr]
 		if e == nil {
 			if w.released {
 				continue

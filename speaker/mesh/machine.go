@@ -232,7 +232,7 @@ func (m *Machine) unknow(now time.Time, e *address) {
 
 // recordedAs weighs the claim on record.
 func (m *Machine) recordedAs(now time.Time, e *address, r Claim) {
-	if r.Node == "" || r.Term < 1 || r.Term > maxTerm {
+	if r.Node == "" || !Credible(r.Term, e.floor) {
 		e.recorded = claim{}
 		return
 	}

@@ -48,6 +48,10 @@ type Claim struct {
 	Rank uint8
 }
 
+// Credible tells whether a term can have been reached from one that is known:
+// a made-up one must not become the last.
+func Credible(term, known int64) bool { return term >= 1 && term <= known+1<<32 && term <= maxTerm }
+
 // Segment is an interface of the own node that can carry addresses.
 type Segment struct {
 	Index int

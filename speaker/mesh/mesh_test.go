@@ -273,6 +273,34 @@ func TestAPeerThatGoesOnIsNotReplacedByOldFrames(t *testing.T) {
 	}
 }
 
+// One frame, or one hand in the record, must not leave an address without terms.
+func TestNoTermIsTheLast(t *testing.T) {
+	addr := netip.MustParseAddr("10.0.0.1")
+	for name, strike := range map[string]func(m *Machine, now time.Time, term int64){
+		"a claim": func(m *Machine, now time.Time, term int64) {
+			m.Receive(now, packet(now, newOther("ghost", nil).claims(word{addr: addr, term: term})))
+		},
+		"a claim on record": func(m *Machine, now time.Time, term int64) {
+			m.Recorded(now, addr, Claim{Node: "ghost", Term: term})
+		},
+	} {
+		for _, term := range []int64{1 << 40, maxTerm, 1<<63 - 1} {
+			m, now := machine(Config{Node: "me", Boot: 3}, fixed{"me"}, Address{
+				Addr: addr, Interfaces: []string{"eth0"}, Recorded: Claim{Node: "me", Term: 7},
+			})
+			strike(m, now, term)
+			for range 40 {
+				now = now.Add(50 * time.Millisecond)
+				m.Tick(now)
+				m.Output()
+			}
+			if got, _ := m.Claim(addr); got != (Claim{Node: "me", Term: 7}) {
+				t.Errorf("after %s of term %d: %+v", name, term, got)
+			}
+		}
+	}
+}
+
 func TestSuspicion(t *testing.T) {
 	vip := netip.MustParseAddr("10.0.0.1")
 	m, now := machine(Config{Node: "b", Boot: 3}, fixed{"b", "c"},
@@ -397,6 +425,7 @@ func TestALowerClaimIsAnnouncedAgainstOnce(t *testing.T) {
 func TestTermsEnd(t *testing.T) {
 	vip := netip.MustParseAddr("10.0.0.1")
 	m, now := machine(Config{Node: "me", Boot: 3}, mine{"me"}, Address{Addr: vip, Proposed: "me"})
+	m.addrs[vip].floor = maxTerm - 1 // frames alone take it there in small steps only
 	o := newOther("peer", nil)
 	for _, released := range []bool{false, true} {
 		m.Receive(now, packet(now, o.hello(hello{state: Synced})))
