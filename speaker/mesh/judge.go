@@ -21,7 +21,8 @@ const (
 	// linger is how long they go on when the speaker is back: it has its
 	// claims to compare first.
 	linger = settle
-	// oustedGrace is the time for others to find that they are ousted too.
+	// oustedGrace is the time for others to find that they are ousted too, or
+	// for the last one of them that it isn't any more.
 	oustedGrace = 3 * time.Second
 
 	// askRetry is the pause after an ask while there is no reply, askPause
@@ -116,6 +117,9 @@ func (m *Machine) judge(now time.Time) {
 			}
 		}
 	}
+	if m.ousted > 1 {
+		m.together = now
+	}
 	changed := false
 	for _, p := range m.order {
 		for _, l := range p.links {
@@ -151,7 +155,7 @@ func (m *Machine) examine(now time.Time, l *peerLink, uptime time.Duration) {
 		case LeavingDrain:
 			f = yielding
 		case LeavingOusted:
-			if since := l.peer.stateSince.Add(oustedGrace); now.Before(since) {
+			if since := latest(l.peer.stateSince, m.together).Add(oustedGrace); now.Before(since) {
 				m.at(since)
 			} else {
 				f = yielding

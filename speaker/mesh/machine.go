@@ -30,9 +30,10 @@ type Machine struct {
 	byHash     map[uint64]*peer
 	order      []*peer // by name
 	self       *peer
-	nobody     *peer // holds what nobody claims or should
-	named      int   // peers that the API told of
-	ousted     int   // nodes that the API server refuses
+	nobody     *peer     // holds what nobody claims or should
+	named      int       // peers that the API told of
+	ousted     int       // nodes that the API server refuses
+	together   time.Time // when they were last more than one
 	addrs      map[netip.Addr]*address
 	configured int // addresses that the API told of
 

@@ -173,6 +173,29 @@ func TestAllOusted(t *testing.T) {
 	w.until(t, a, s, func(n string) bool { return n != "a" })
 }
 
+// When the API server takes all again, they find out one after the other. Who
+// is last isn't the one that is refused.
+func TestOustedNodesComeBackOneByOne(t *testing.T) {
+	for _, nodes := range []int{2, 3} {
+		w, a, _ := calm(t, 1, nodes)
+		leave := func(how Leaving, pause int64) {
+			for _, n := range slices.Backward(w.nodes) { // the owner is the first
+				n.m.Leave(w.time(), how)
+				n.flush()
+				n.schedule(w.now)
+				w.run(w.now + pause)
+			}
+		}
+		leave(Ousted, 500*ms)
+		w.run(w.now + 10*s)
+		leave(Stay, s)
+		w.run(w.now + 5*s)
+		if got := w.who(a); !slices.Equal(got, []string{"a"}) || a.record.Term != 1 {
+			t.Errorf("%d nodes: answered by %v, term %d", nodes, got, a.record.Term)
+		}
+	}
+}
+
 // A node that hears nothing claims nothing, however long it takes.
 func TestDeafNodeClaimsNothing(t *testing.T) {
 	for seed := range uint64(40) {
