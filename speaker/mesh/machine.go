@@ -338,7 +338,11 @@ func (m *Machine) receive(now time.Time, p Packet) (Drop, bool) {
 	if from == nil {
 		return DropFull, false
 	}
-	if !from.restart(now, h.boot, h.seq) {
+	silent := missed
+	if !m.codec.lenient {
+		silent = clockSetBack
+	}
+	if !from.restart(now, h.boot, h.seq, silent) {
 		return DropReplay, false
 	}
 	if m.codec.lenient && h.seq < from.top && now.Sub(from.seen) >= missed {

@@ -232,6 +232,7 @@ func TestAPeerThatGoesOnIsNotReplacedByOldFrames(t *testing.T) {
 	}{
 		"of a life before this node's":         {key: key, boot: 4},
 		"of such a life, in a silence":         {key: key, boot: 4, silent: time.Second},
+		"of such a life, in a long silence":    {key: key, boot: 4, silent: 6 * time.Second},
 		"of a life to come":                    {boot: 6},
 		"of the greatest number":               {seq: 1<<64 - 2},
 		"of the greatest number, in a silence": {seq: 1<<64 - 2, silent: time.Second},
@@ -270,6 +271,19 @@ func TestAPeerThatGoesOnIsNotReplacedByOldFrames(t *testing.T) {
 				t.Errorf("the frame counts once more: %+v", got)
 			}
 		})
+	}
+}
+
+func TestAnOldFrameDoesNotHideADeath(t *testing.T) {
+	key := []byte("0123456789abcdef")
+	m, now := machine(Config{Node: "me", Boot: 3, Keys: [][]byte{key}}, fixed{"me"})
+	peer, old := newOther("peer", key), newOther("peer", key)
+	peer.boot, old.boot = 5, 4
+	m.Receive(now, packet(now, peer.hello(hello{state: Synced})))
+	now = now.Add(time.Second)
+	m.Receive(now, packet(now, old.hello(hello{state: Synced})))
+	if got := m.Peers(now)[0]; got.Heard {
+		t.Errorf("the peer is %+v", got)
 	}
 }
 

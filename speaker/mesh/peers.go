@@ -19,6 +19,11 @@ const (
 	// detection is the silence after which a peer is not heard any more.
 	detection = 300 * time.Millisecond
 
+	// clockSetBack is the silence after which a signed boot may be an earlier
+	// one. What was recorded of it must not keep a node alive that dies; who
+	// comes back with a clock that was set back is stood in for meanwhile.
+	clockSetBack = standIn / 2
+
 	// maxStrangers is how many nodes frames alone can make known.
 	maxStrangers = 1000
 	// forget is when a stranger that claims nothing is forgotten.
@@ -187,14 +192,14 @@ func (l *peerLink) take(seq uint64) (Drop, bool) {
 }
 
 // restart takes a frame's boot, and tells whether the peer may be in it. A
-// later boot counts at once, an earlier one when the present one is silent, and
-// none for frames that it was seen to send: neither old frames nor a forged one
-// keep a peer away that goes on.
-func (p *peer) restart(now time.Time, boot, seq uint64) bool {
+// later boot counts at once, an earlier one when the present one is silent for
+// some time, and none for frames that it was seen to send: neither old frames
+// nor a forged one keep a peer away that goes on.
+func (p *peer) restart(now time.Time, boot, seq uint64, silent time.Duration) bool {
 	if p.boot == boot {
 		return true
 	}
-	if boot < p.boot && now.Sub(p.seen) < missed {
+	if boot < p.boot && now.Sub(p.seen) < silent {
 		return false
 	}
 	next := life{boot: boot}
