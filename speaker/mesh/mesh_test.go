@@ -377,6 +377,42 @@ func TestConfirm(t *testing.T) {
 	}
 }
 
+// Speakers that don't hear each other for a firewall must not take each other's
+// addresses in turn: who hears nobody stands in until the kernel is silent, too.
+func TestWhoHearsNobodyStandsIn(t *testing.T) {
+	for _, reachable := range []bool{true, false} {
+		vip, node := netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("192.168.0.9")
+		m, now := machine(Config{Node: "b", Boot: 3}, fixed{"a", "b"},
+			Address{Addr: vip, Interfaces: []string{"eth0"}, Recorded: Claim{Node: "a", Term: 4}})
+		m.SetRecorder(now, reachable)
+		mac := link.MAC{2, 2}
+		m.Receive(now, packet(now, newOther("a", nil).hello(hello{state: Synced, mac: mac})))
+		var last Answer
+		run := func(d time.Duration, alive bool) {
+			for end := now.Add(d); now.Before(end); {
+				now = now.Add(20 * time.Millisecond)
+				m.Received(now, 1, now)
+				m.Tick(now)
+				out := m.Output()
+				if len(out.Answers) > 0 {
+					last = out.Answers[0]
+				}
+				if len(out.Asks) > 0 && alive {
+					m.Answered(now, 1, node, mac)
+				}
+			}
+		}
+		run(time.Minute, true)
+		if got, _ := m.Claim(vip); got.Node != "a" || last.As["eth0"] != mac {
+			t.Errorf("while the kernel answers: %+v, answered %+v", got, last)
+		}
+		run(2*time.Second, false)
+		if got, _ := m.Claim(vip); got.Node != "b" || got.Term != 5 || len(last.Interfaces) != 1 {
+			t.Errorf("once it doesn't: %+v, answered %+v", got, last)
+		}
+	}
+}
+
 func TestUnicast(t *testing.T) {
 	m, now := machine(Config{Node: "me", Boot: 3, Unicast: true}, fixed{"me"})
 	a, b := netip.MustParseAddr("192.168.0.1"), netip.MustParseAddr("192.168.0.2")

@@ -174,7 +174,13 @@ func (m *Machine) decideRescue(now time.Time, e *address) (standing bool) {
 		}
 	}
 	if !e.holder.present(now, e) {
-		alone := m.reachable && m.alone(now, e)
+		alone := m.alone(now, e)
+		if alone && !absentSince.IsZero() {
+			// It may be the mesh that doesn't work, and standing in serves as
+			// long as that kernel lives.
+			return standing
+		}
+		alone = alone && m.reachable
 		if until := e.patience(alone); now.Before(until) {
 			m.later(e, until)
 			return standing
