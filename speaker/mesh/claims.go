@@ -62,7 +62,9 @@ type address struct {
 	names    []string // interfaces to answer on
 	on       []*iface // those of them that are up
 	recorded claim
-	proposed string
+	// recordedAt is when that was first told.
+	recordedAt time.Time
+	proposed   string
 	// proposedAt is when the proposal was told.
 	proposedAt time.Time
 

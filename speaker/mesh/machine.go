@@ -237,7 +237,9 @@ func (m *Machine) recordedAs(now time.Time, e *address, r Claim) {
 		e.recorded = claim{}
 		return
 	}
-	e.recorded = claim{by: m.node(r.Node), term: r.Term}
+	if c := (claim{by: m.node(r.Node), term: r.Term}); c != e.recorded {
+		e.recorded, e.recordedAt = c, now
+	}
 	e.floor = max(e.floor, r.Term)
 	m.heed(now, e)
 }

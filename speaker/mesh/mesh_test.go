@@ -413,6 +413,38 @@ func TestWhoHearsNobodyStandsIn(t *testing.T) {
 	}
 }
 
+func TestTheRecordOfOneWhoIsNotHeardIsOutlived(t *testing.T) {
+	vip := netip.MustParseAddr("10.0.0.1")
+	m, now := machine(Config{Node: "b", Boot: 3}, fixed{"b", "c"},
+		Address{Addr: vip, Interfaces: []string{"eth0"}, Recorded: Claim{Node: "b", Term: 4}})
+	m.SetRecorder(now, true)
+	c := newOther("c", nil)
+	var wrote []Record
+	run := func(d time.Duration) {
+		for end := now.Add(d); now.Before(end); {
+			now = now.Add(100 * time.Millisecond)
+			m.Receive(now, packet(now, c.hello(hello{state: Synced}, heard{node: hashName("b"), state: Synced})))
+			m.Tick(now)
+			out := m.Output()
+			wrote = append(wrote, out.Record...)
+			if len(out.Answers) > 0 {
+				t.Errorf("answers change: %+v", out.Answers)
+			}
+		}
+	}
+	run(time.Second)
+	m.SetAddresses(now, []Address{{Addr: vip, Interfaces: []string{"eth0"}, Recorded: Claim{Node: "a", Term: 6}}}, nil)
+	run(59 * time.Second)
+	if got, _ := m.Claim(vip); got.Term != 4 || len(wrote) != 0 {
+		t.Errorf("claimed %+v and recorded %+v too early", got, wrote)
+	}
+	run(2 * time.Second)
+	want := Claim{Node: "b", Term: 7, Rank: 1}
+	if got, _ := m.Claim(vip); got != want || len(wrote) != 1 || wrote[0].Claim != want {
+		t.Errorf("claimed %+v and recorded %+v, want %+v", got, wrote, want)
+	}
+}
+
 func TestUnicast(t *testing.T) {
 	m, now := machine(Config{Node: "me", Boot: 3, Unicast: true}, fixed{"me"})
 	a, b := netip.MustParseAddr("192.168.0.1"), netip.MustParseAddr("192.168.0.2")

@@ -102,7 +102,9 @@ func (m *Machine) decide(now time.Time, e *address) {
 	standing := false
 	m.heed(now, e)
 	switch {
-	case !e.known || e.holder == m.self && e.best.by == m.self:
+	case !e.known:
+	case e.holder == m.self && e.best.by == m.self:
+		m.outlive(now, e)
 	case !m.able():
 		e.held = claim{}
 	case len(e.on) == 0:
@@ -341,6 +343,22 @@ func (m *Machine) heed(now time.Time, e *address) {
 		c.mute = e.best.mute
 	}
 	m.setBest(now, e, c)
+}
+
+// outlive claims an own address anew that has been on record as that of a node
+// that nobody here hears, for so long that it may not live: the record is to
+// say who answers. If it does live, in another part, nothing changes in either.
+func (m *Machine) outlive(now time.Time, e *address) {
+	if !e.recorded.beats(e.best) || e.recorded.by == m.self || !m.able() || !m.reachable {
+		return
+	}
+	due := latest(e.recordedAt, e.recorded.by.heardFor(e)).Add(coldStart)
+	if due = latest(due, e.planned.next); now.Before(due) {
+		m.later(e, due)
+		return
+	}
+	e.planned.extend(now, coldStart, dampMax)
+	m.claim(now, e, 0)
 }
 
 // elsewhere tells whether a claimant is not heard where the address is
