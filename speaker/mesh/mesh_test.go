@@ -406,6 +406,14 @@ func TestWhoHearsNobodyStandsIn(t *testing.T) {
 		if got, _ := m.Claim(vip); got.Node != "a" || last.As["eth0"] != mac {
 			t.Errorf("while the kernel answers: %+v, answered %+v", got, last)
 		}
+		c := newOther("c", nil)
+		for range 20 {
+			m.Receive(now, packet(now, c.hello(hello{state: Synced, mac: link.MAC{2, 3}}, heard{node: hashName("b"), state: Synced})))
+			run(100*time.Millisecond, true)
+		}
+		if got, _ := m.Claim(vip); got.Node != "a" {
+			t.Errorf("when the first of the others is heard again: %+v", got)
+		}
 		run(2*time.Second, false)
 		if got, _ := m.Claim(vip); got.Node != "b" || got.Term != 5 || len(last.Interfaces) != 1 {
 			t.Errorf("once it doesn't: %+v, answered %+v", got, last)

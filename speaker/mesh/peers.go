@@ -229,6 +229,9 @@ func (p *peer) begin(l life) {
 func (m *Machine) takeHello(now, at time.Time, p *peer, l *peerLink, seq uint64, h *hello) {
 	wasHeard := l.hears(now)
 	l.last = latest(l.last, at)
+	if at.Sub(l.on.lastHello) >= detection {
+		l.on.company = at
+	}
 	l.on.lastHello = latest(l.on.lastHello, at)
 	l.mac = h.mac
 	l.silent = h.silent

@@ -251,6 +251,10 @@ func (m *Machine) findingsHeld(e *address) (claimable, absentSince time.Time) {
 			absentSince = latest(absentSince, v.since)
 		}
 		t := v.claimable()
+		if v.finding == absent && !t.IsZero() {
+			// Those that are heard again come one after the other.
+			t = latest(t, i.company.Add(standIn))
+		}
 		all = all && !t.IsZero()
 		claimable = latest(claimable, t)
 	}

@@ -29,6 +29,8 @@ type iface struct {
 	since time.Time
 	// lastHello is when the newest hello of any peer came.
 	lastHello time.Time
+	// company is since when somebody was heard all the time.
+	company time.Time
 	// lastFrame is when the newest frame of any kind came.
 	lastFrame time.Time
 
