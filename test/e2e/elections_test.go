@@ -12,6 +12,7 @@ import (
 	. "github.com/onsi/gomega"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/ptr"
@@ -87,7 +88,8 @@ var _ = Describe("Nobody moves", onLab, func() {
 			for addr, owner := range owners {
 				ip := s.ip(ctx, addr)
 				ip.Status.L2.Node = ""
-				Expect(api.Status().Update(ctx, ip)).To(Succeed())
+				Expect(api.Status().Update(ctx, ip)).To(MatchError(apierrors.IsInvalid, "refused: a claim gives way only to one of a higher term"))
+				ip = s.ip(ctx, addr)
 				ip.Spec.Owner = ""
 				Expect(api.Update(ctx, ip)).To(Or(Succeed(), MatchError(ContainSubstring("the object has been modified"))))
 				Eventually(ctx, func() string { return s.ip(ctx, addr).Status.L2.Node }).Should(Equal(owner.Name()))
