@@ -107,8 +107,8 @@ func (n *Namespace) launch(cmd *exec.Cmd, hostname string) error {
 	// A session of its own keeps the terminal's Ctrl-C away: the maker decides the order in which things end.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	return onThread([]string{"net", "pid_for_children", "uts"}, func() error {
-		if err := unix.Setns(n.FD(), unix.CLONE_NEWNET); err != nil {
-			return fmt.Errorf("entering namespace %s: %w", n.name, err)
+		if err := n.enter(); err != nil {
+			return err
 		}
 		if err := unix.Setns(int(n.sandbox.pidNS.Fd()), unix.CLONE_NEWPID); err != nil {
 			return fmt.Errorf("entering the PID namespace: %w", err)

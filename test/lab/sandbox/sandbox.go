@@ -74,8 +74,7 @@ func (s *Sandbox) Close() error {
 	}
 	var errs []error
 	for _, n := range s.spaces {
-		n.handle.Close()
-		errs = append(errs, n.file.Close())
+		errs = append(errs, n.close())
 	}
 	if s.pidNS != nil {
 		errs = append(errs, s.pidNS.Close())
@@ -110,6 +109,10 @@ type Namespace struct {
 	sandbox *Sandbox
 	file    *os.File
 	handle  *netlink.Handle
+	// entering is held while somebody goes in: a connection that is made in the background may go on while the sandbox
+	// is closed, and the number of a closed file may be that of another by then.
+	entering sync.RWMutex
+	closed   bool
 }
 
 // AddNamespace makes a network namespace with its loopback up. Names are unique within a sandbox.
@@ -153,8 +156,28 @@ func (s *Sandbox) RemoveNamespace(n *Namespace) error {
 	defer s.mu.Unlock()
 	delete(s.spaces, n.name)
 	maps.DeleteFunc(s.processes, func(_ string, p *Process) bool { return p.namespace == n && p.State() == Exited })
+	return n.close()
+}
+
+func (n *Namespace) close() error {
+	n.entering.Lock()
+	defer n.entering.Unlock()
+	n.closed = true
 	n.handle.Close()
 	return n.file.Close()
+}
+
+// enter takes the thread into the namespace.
+func (n *Namespace) enter() error {
+	n.entering.RLock()
+	defer n.entering.RUnlock()
+	if n.closed {
+		return fmt.Errorf("sandbox: entering namespace %s: it is gone", n.name)
+	}
+	if err := unix.Setns(n.FD(), unix.CLONE_NEWNET); err != nil {
+		return fmt.Errorf("sandbox: entering namespace %s: %w", n.name, err)
+	}
+	return nil
 }
 
 // Name is the name the namespace was made with.
@@ -173,8 +196,8 @@ func (n *Namespace) Netlink() *netlink.Handle { return n.handle }
 // f starts are not in it.
 func (n *Namespace) Do(f func() error) error {
 	return onThread([]string{"net"}, func() error {
-		if err := unix.Setns(n.FD(), unix.CLONE_NEWNET); err != nil {
-			return fmt.Errorf("sandbox: entering namespace %s: %w", n.name, err)
+		if err := n.enter(); err != nil {
+			return err
 		}
 		return f()
 	})
