@@ -12,18 +12,14 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/fairlead-lb/fairlead/api/v1alpha1"
 	"github.com/fairlead-lb/fairlead/plan"
 	"github.com/fairlead-lb/fairlead/plan/kube"
 	"github.com/fairlead-lb/fairlead/speaker/link"
 	"github.com/fairlead-lb/fairlead/speaker/mesh"
-	"github.com/fairlead-lb/fairlead/speaker/preflight"
 	"github.com/fairlead-lb/fairlead/speaker/source"
-	"github.com/fairlead-lb/fairlead/speaker/verify"
 )
 
 func TestTheProposedNodeAnswersAndClaims(t *testing.T) {
@@ -61,74 +57,6 @@ func TestNothingIsAnnouncedBeforeClusterAndLinksAreKnown(t *testing.T) {
 	}, proposed("a"))
 }
 
-func TestARestartWritesNothing(t *testing.T) {
-	bubble(t, func(t *testing.T, w *world) {
-		a := w.run("a")
-		w.settle()
-		a.wantAnswers(true)
-		w.wantClaim("a", 7)
-		w.wantTries(0)
-	}, claimedBy("a", 7))
-}
-
-func TestAChangedMACIsRecordedUnderTheSameTerm(t *testing.T) {
-	bubble(t, func(t *testing.T, w *world) {
-		a := w.run("a")
-		w.settle()
-		before := w.claim()
-		changed := eth0
-		changed.MAC[5] = 9
-		a.SetLinks([]link.Link{changed})
-		w.settle()
-		want := before.DeepCopy()
-		want.MAC = "02:00:00:00:00:09"
-		if diff := cmp.Diff(want, w.claim()); diff != "" {
-			t.Errorf("claim (-want +got):\n%s", diff)
-		}
-		w.wantTries(1)
-	}, claimedBy("a", 7))
-}
-
-func TestAClaimWhoseNodeWasBlankedIsRecordedAgain(t *testing.T) {
-	bubble(t, func(t *testing.T, w *world) {
-		a, b := w.run("a"), w.run("b")
-		w.settle()
-		blank := w.claim()
-		blank.Node = ""
-		w.overwrite(blank)
-		w.settle()
-		w.wantClaim("a", 7)
-		a.wantAnswers(true)
-		b.wantAnswers(false)
-	}, claimedBy("a", 7))
-}
-
-func TestATermThatNobodyCanHaveReachedIsRecordedOver(t *testing.T) {
-	bubble(t, func(t *testing.T, w *world) {
-		a := w.run("a")
-		w.settle()
-		w.record("b", 1<<48)
-		w.settle()
-		a.wantAnswers(true)
-		w.wantClaim("a", 7)
-		w.wantTries(1)
-	}, claimedBy("a", 7))
-}
-
-// A cache that lags behind the own write must not make another one.
-func TestALaggingCacheMakesNoSecondWrite(t *testing.T) {
-	bubble(t, func(t *testing.T, w *world) {
-		a := w.run("a")
-		a.sync()
-		for range 100 {
-			time.Sleep(time.Second)
-			a.poke()
-		}
-		w.wantClaim("a", 1)
-		w.wantTries(1)
-	}, proposed("a"))
-}
-
 func TestABurstIsTakenTogether(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
 		a := w.run("a")
@@ -162,64 +90,6 @@ func TestAnAnnouncementDoesNotWaitForTheAPIServer(t *testing.T) {
 			t.Errorf("it began to answer at %v, recorded is %v", w.start, since)
 		}
 	}, proposed("a"))
-}
-
-func TestABusyClusterDoesNotUndoTheBackoff(t *testing.T) {
-	bubble(t, func(t *testing.T, w *world) {
-		w.refuse = func() error {
-			return apierrors.NewForbidden(schema.GroupResource{Resource: "loadbalancerips"}, vip.String(), errors.New("no"))
-		}
-		a := w.run("a")
-		for range 600 {
-			a.sync()
-			time.Sleep(100 * time.Millisecond)
-		}
-		if n := w.tryCount(); n < 5 || n > 15 {
-			t.Errorf("%d tries in a minute", n)
-		}
-	}, proposed("a"))
-}
-
-// The object changed while the claim was on its way: it is decided anew, and as
-// the claim was made it stays.
-func TestAClaimDecidedOnAnOldObjectIsRecordedOnTheNewOne(t *testing.T) {
-	bubble(t, func(t *testing.T, w *world) {
-		w.latency = time.Second
-		a := w.run("a")
-		a.sync()
-		time.Sleep(500 * time.Millisecond)
-		w.propose("b") // while a's write is on its way
-		time.Sleep(time.Minute)
-		w.wantClaim("", 0)
-		w.wantTries(1)
-		a.wantAnswers(true)
-		b := w.run("b")
-		w.settle()
-		a.wantAnswers(true)
-		b.wantAnswers(false)
-		w.wantClaim("a", 1)
-		w.wantTries(2)
-	}, proposed("a"))
-}
-
-func TestAQueuedWriteIsDroppedWhenAHigherTermIsKnown(t *testing.T) {
-	bubble(t, func(t *testing.T, w *world) {
-		a, b := w.run("a"), w.run("b")
-		w.settle()
-		a.wantAnswers(true)
-		w.setRefuse(errors.New("connection refused"))
-		w.nodes["a"] = plan.Node{Name: "a", Alive: true, Ready: true, Draining: true}
-		w.propose("b")
-		b.sync() // only b hears of it
-		time.Sleep(time.Second)
-		b.wantAnswers(true)
-		w.setRefuse(nil)
-		time.Sleep(time.Minute)
-		w.wantClaim("b", 8)
-		if n := w.triesOf("a"); n != 0 {
-			t.Errorf("a wrote %d times", n)
-		}
-	}, claimedBy("a", 7))
 }
 
 func TestANodeThatIsNotReadyKeepsItsAddresses(t *testing.T) {
@@ -510,187 +380,5 @@ func TestALinkThatGoesDownTakesTheAnnouncementWithIt(t *testing.T) {
 		time.Sleep(time.Second)
 		a.wantAnswers(true)
 		w.wantTries(0)
-	}, claimedBy("a", 7))
-}
-
-// manyProposed returns n addresses that are proposed for node a, and an
-// interface for them.
-func manyProposed(n int) ([]*v1alpha1.LoadBalancerIP, link.Link) {
-	var addrs []*v1alpha1.LoadBalancerIP
-	for i := range n {
-		addrs = append(addrs, address(netip.AddrFrom4([4]byte{10, 0, byte(i / 250), byte(i % 250)}).String(), "a", nil))
-	}
-	wide := eth0
-	wide.Prefixes = []netip.Prefix{netip.MustParsePrefix("10.0.0.1/8")}
-	return addrs, wide
-}
-
-// An API server that is in trouble isn't asked once for every address.
-func TestFailingWritesPauseTogether(t *testing.T) {
-	const n = 100
-	addrs, wide := manyProposed(n)
-	bubble(t, func(t *testing.T, w *world) {
-		w.refuse = func() error { return apierrors.NewUnauthorized("the node is not there") }
-		w.latency = time.Millisecond
-		a := w.run("a")
-		a.SetLinks([]link.Link{wide})
-		a.sync()
-		time.Sleep(time.Minute)
-		before := w.tryCount()
-		time.Sleep(time.Minute)
-		if n, most := w.tryCount()-before, writers*int(time.Minute/maxBackoff+1); n == 0 || n > most {
-			t.Errorf("%d tries in a minute, want at most %d", n, most)
-		}
-		w.setRefuse(nil)
-		before = w.tryCount()
-		time.Sleep(2 * maxBackoff)
-		w.wantTries(before + n)
-	}, addrs...)
-}
-
-func TestManyClaimsAreWrittenAtOnce(t *testing.T) {
-	const n = 320
-	addrs, wide := manyProposed(n)
-	bubble(t, func(t *testing.T, w *world) {
-		w.latency = 10 * time.Millisecond
-		a := w.run("a")
-		a.SetLinks([]link.Link{wide})
-		a.sync()
-		time.Sleep(time.Second + n/writers*w.latency*11/10)
-		w.wantTries(n)
-		w.settle()
-		w.wantTries(n)
-	}, addrs...)
-}
-
-func TestANewAddressIsAskedForFirst(t *testing.T) {
-	bubble(t, func(t *testing.T, w *world) {
-		a := w.runWithoutLinks("a")
-		a.stranger = link.MAC{2, 9, 9, 9, 9, 9}
-		a.SetLinks([]link.Link{a.eth0()})
-		a.sync()
-		time.Sleep(5 * time.Second)
-		a.wantAnswers(false)
-		w.wantClaim("", 0)
-		if len(a.conflicts) != 1 || a.conflicts[0].Conflict == nil || a.conflicts[0].Conflict.MAC != a.stranger {
-			t.Errorf("told %+v", a.conflicts)
-		}
-		a.mu.Lock()
-		a.stranger = link.MAC{}
-		a.mu.Unlock()
-		time.Sleep(2 * time.Minute)
-		a.wantAnswers(true)
-		w.settle()
-		w.wantClaim("a", 1)
-	}, proposed("a"))
-}
-
-func TestWhoTakesOverDoesNotAsk(t *testing.T) {
-	bubble(t, func(t *testing.T, w *world) {
-		a, b, _ := w.run("a"), w.run("b"), w.run("c")
-		w.settle()
-		time.Sleep(grown)
-		b.stranger = link.MAC{2, 9, 9, 9, 9, 9}
-		a.unplug()
-		time.Sleep(time.Second)
-		for _, s := range w.speakers[1:] {
-			if s.answers(vip) {
-				return
-			}
-		}
-		t.Error("nobody answers")
-	}, claimedBy("a", 7))
-}
-
-func TestTheFirstBackupVerifies(t *testing.T) {
-	bubble(t, func(t *testing.T, w *world) {
-		a, b, c := w.run("a"), w.run("b"), w.run("c")
-		w.settle()
-		time.Sleep(2 * time.Minute)
-		if len(a.verified) != 0 || len(b.verified)+len(c.verified) != 1 {
-			t.Fatalf("a told %v, b %v, c %v", a.verified, b.verified, c.verified)
-		}
-		got := append(b.verified, c.verified...)[0]
-		if got.Addr != vip || got.State != verify.Answered || got.MAC != a.mac {
-			t.Errorf("told %+v", got)
-		}
-	}, claimedBy("a", 7))
-}
-
-// That an owner is heard doesn't mean that it answers. Two others have to agree
-// before it is replaced.
-func TestAMuteOwnerIsReplaced(t *testing.T) {
-	bubble(t, func(t *testing.T, w *world) {
-		a, b, c := w.run("a"), w.run("b"), w.run("c")
-		w.settle()
-		a.mu.Lock()
-		a.mute = true
-		a.mu.Unlock()
-		time.Sleep(3 * time.Minute)
-		if !b.answers(vip) && !c.answers(vip) {
-			t.Error("nobody has replaced it")
-		}
-		if a.Remaining() != 0 {
-			t.Error("a does not know")
-		}
-	}, claimedBy("a", 7))
-	bubble(t, func(t *testing.T, w *world) {
-		a, b := w.run("a"), w.run("b")
-		w.settle()
-		a.mu.Lock()
-		a.mute = true
-		a.mu.Unlock()
-		time.Sleep(3 * time.Minute)
-		b.wantAnswers(false) // its word alone is not enough
-		if n := len(b.verified); n == 0 || b.verified[n-1].State != verify.NoAnswer {
-			t.Errorf("b told %+v", b.verified)
-		}
-		a.mu.Lock()
-		a.mute = false
-		a.mu.Unlock()
-		time.Sleep(time.Minute)
-		b.mu.Lock()
-		defer b.mu.Unlock()
-		var said []string
-		for _, line := range b.logged {
-			if strings.Contains(line, "owner") {
-				said = append(said, line)
-			}
-		}
-		if len(said) != 2 || !strings.Contains(said[0], "does not answer") || !strings.Contains(said[1], "answers again") {
-			t.Errorf("b logged %q", said)
-		}
-	}, claimedBy("a", 7))
-}
-
-func TestWhoIsHeardIsTold(t *testing.T) {
-	bubble(t, func(t *testing.T, w *world) {
-		a, b := w.run("a"), w.run("b")
-		w.settle()
-		time.Sleep(introduction + lookAround)
-		want := []preflight.Segment{{Interface: "eth0", Heard: []string{"b"}, NotHeard: []string{"c"}}}
-		if told := a.heard(); !slices.EqualFunc(told, want, preflight.Segment.Equal) {
-			t.Errorf("told %+v", told)
-		}
-		b.unplug()
-		time.Sleep(2 * lookAround)
-		want = []preflight.Segment{{Interface: "eth0", NotHeard: []string{"b", "c"}}}
-		if told := a.heard(); !slices.EqualFunc(told, want, preflight.Segment.Equal) {
-			t.Errorf("told %+v", told)
-		}
-	}, claimedBy("a", 7))
-}
-
-func TestInterfacesThatCarryNothingAreToldToo(t *testing.T) {
-	bubble(t, func(t *testing.T, w *world) {
-		a := w.run("a")
-		w.settle()
-		a.SetLinks([]link.Link{a.eth0(), {Index: 9, Name: "kube-ipvs0"}})
-		synctest.Wait()
-		a.mu.Lock()
-		defer a.mu.Unlock()
-		if len(a.links) != 2 || !slices.Equal(a.carriers, []string{"eth0"}) {
-			t.Errorf("told %+v, and %v to carry addresses", a.links, a.carriers)
-		}
 	}, claimedBy("a", 7))
 }

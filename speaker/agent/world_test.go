@@ -567,19 +567,6 @@ func (w *world) claim() *v1alpha1.L2Claim {
 	return p.Status.L2
 }
 
-// record has a person write a claim.
-func (w *world) record(node string, term int64) {
-	w.t.Helper()
-	var p v1alpha1.LoadBalancerIP
-	if err := w.api.Get(context.Background(), client.ObjectKey{Name: vip.String()}, &p); err != nil {
-		w.t.Fatal(err)
-	}
-	p.Status.L2.Node, p.Status.L2.Term = node, term
-	if err := w.api.Status().Update(context.Background(), &p); err != nil {
-		w.t.Fatal(err)
-	}
-}
-
 func (w *world) wantClaim(node string, term int64) {
 	w.t.Helper()
 	c := w.claim()
