@@ -265,15 +265,15 @@ func (m *Machine) takeClaim(now time.Time, e *address, in *iface, c claim, relay
 	if !slices.Contains(e.on, in) && m.elsewhere(now, e, c.by) {
 		return
 	}
-	if !relayed {
-		e.bestFrom = now
-	}
 	switch {
 	case c.beats(e.best), !relayed && c.by == e.best.by && c.term == e.best.term && c.rank == e.best.rank:
 		if c.term > e.best.term && !c.by.present(now, e) {
 			e.yielded.extend(now, yieldTime, yieldMax)
 		}
 		m.setBest(now, e, c)
+		if !relayed {
+			e.bestFrom = now
+		}
 	case relayed:
 	case e.best.by == m.self:
 		// It answered until now: caches must learn who does.

@@ -271,6 +271,9 @@ func (m *Machine) ask(now time.Time, l *peerLink) bool {
 		return false
 	}
 	a := &l.ask
+	if a.n == 0 {
+		a.from = now
+	}
 	pause := askRetry
 	switch since := now.Sub(a.from); {
 	case a.answered.After(a.last):
@@ -284,9 +287,6 @@ func (m *Machine) ask(now time.Time, l *peerLink) bool {
 	if a.n > 0 && now.Sub(a.last) < pause {
 		m.at(a.last.Add(pause))
 		return true
-	}
-	if a.n == 0 {
-		a.from = now
 	}
 	a.n++
 	a.last = now

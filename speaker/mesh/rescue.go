@@ -331,7 +331,7 @@ func (m *Machine) heed(now time.Time, e *address) {
 		return
 	}
 	if m.elsewhere(now, e, c.by) {
-		if !m.alone(now, e) {
+		if !m.alone(now, e) || e.spoken(now) {
 			return
 		}
 		// It lives, and this node can't hear it.
@@ -366,12 +366,16 @@ func (m *Machine) outlive(now time.Time, e *address) {
 }
 
 // elsewhere tells whether a claimant is not heard where the address is
-// answered, while the present holder is.
+// answered, while the present holder is. One that has just claimed it counts as
+// heard, though its next hello is yet to come.
 func (m *Machine) elsewhere(now time.Time, e *address, claimant *peer) bool {
 	holder := e.best.by
 	return holder != nil && holder != claimant && claimant != m.self && !claimant.present(now, e) &&
-		(holder == m.self || holder.present(now, e))
+		(holder == m.self || holder.present(now, e) || e.spoken(now))
 }
+
+// spoken tells whether the holder has just claimed the address by its own word.
+func (e *address) spoken(now time.Time) bool { return now.Sub(e.bestFrom) < detection }
 
 // heardFor is when a node was last heard where an address is answered.
 func (p *peer) heardFor(e *address) (t time.Time) {
