@@ -147,7 +147,10 @@ func run(ctx context.Context, f flags) error {
 			speaker.Leave(mesh.Stay)
 		}
 	})
-	options := source.CacheOptions(scheme)
+	options, err := source.CacheOptions(config, scheme)
+	if err != nil {
+		return err
+	}
 	options.DefaultWatchErrorHandler = stand.WatchError
 	informers, err := cache.New(config, options)
 	if err != nil {

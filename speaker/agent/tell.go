@@ -120,7 +120,7 @@ func (a *Agent) tell() {
 			delete(t.unable, addr)
 		}
 	}
-	clear(a.wire.touched)
+	a.wire.touched = map[netip.Addr]struct{}{}
 	snapshot.Nodes = a.view.nodes
 	fresh := map[plan.Reason]plan.Verdict{}
 	for _, v := range plan.Compute(snapshot, a.node).Verdicts {

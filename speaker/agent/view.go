@@ -21,8 +21,9 @@ type view struct {
 	links  []link.Link
 	linked bool // links were told
 
-	state  source.State
-	synced bool // and so was the cluster
+	state    source.State
+	outlined bool // and so was an outline of the cluster
+	synced   bool // and all of it
 
 	// nodes are those of the cluster, the own one with its own links. If it
 	// has no object it is among them all the same, as not alive, so that it
@@ -69,13 +70,13 @@ func (v *view) setLinks(links []link.Link) bool {
 func (v *view) ofUse(links []link.Link) []link.Link {
 	return slices.DeleteFunc(slices.Clone(links), func(l link.Link) bool {
 		onNetwork := slices.ContainsFunc(l.Prefixes, func(p netip.Prefix) bool { return !p.Addr().IsLinkLocalUnicast() })
-		return !l.ARP || !onNetwork && !(v.synced && v.state.Advertising.Names(v.node, l.Name))
+		return !l.ARP || !onNetwork && !(v.outlined && v.state.Advertising.Names(v.node, l.Name))
 	})
 }
 
 // setState takes the cluster.
 func (v *view) setState(s source.State) {
-	v.state, v.synced = s, true
+	v.state, v.outlined, v.synced = s, true, !s.Partial
 	switch {
 	case s.NodesChanged:
 		v.setNodes(s.Nodes)
@@ -148,7 +149,7 @@ func (v *view) segments() []link.Link {
 		switch {
 		case !l.ARP:
 			return true
-		case !v.synced:
+		case !v.outlined:
 			return len(l.Gateways) == 0
 		}
 		return !v.state.Advertising.Names(v.node, l.Name) && !slices.ContainsFunc(l.Prefixes, v.inUse)

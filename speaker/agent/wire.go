@@ -111,7 +111,9 @@ func (a *Agent) answer(all bool) {
 	} else {
 		all = all || len(w.changes) > 0
 	}
-	clear(w.changes)
+	if len(w.changes) > 0 {
+		w.changes = map[netip.Addr]l2.Want{} // it may have been all
+	}
 	if !all {
 		return
 	}
@@ -141,10 +143,10 @@ func (a *Agent) do(now time.Time, out mesh.Output) {
 	}
 	a.guard(now)
 	a.responder.Silence(out.Silent)
+	a.answer(stale)
 	if a.view.complete() && len(out.Silent) == 0 {
 		a.ready.Store(true)
 	}
-	a.answer(stale)
 	for _, addr := range out.Probe {
 		a.check(now, addr)
 	}

@@ -172,19 +172,24 @@ const (
 // state is what is known of an address.
 type state struct {
 	Address
-	phase phase
+	phase  phase
+	queued bool
+	// recorded says that what was last reported, or what was reported before
+	// this speaker knew the address, is on record.
+	recorded bool
 	// sent counts the probes; verdict is when they will have been answered.
-	sent    int
-	queued  bool
+	sent    uint8
 	verdict time.Time
 
 	conflict *Conflict
 	defended time.Time
-	// told is what was last reported, and when. recorded says that it, or what
-	// was reported before this speaker knew the address, is on record.
-	told     Conflict
-	toldAt   time.Time
-	recorded bool
+	// told is what was last reported, and when; nil if nothing was.
+	told *told
+}
+
+type told struct {
+	Conflict
+	at time.Time
 }
 
 // New returns a Machine that takes its jitter from r.
@@ -483,13 +488,13 @@ func (m *Machine) tell(now time.Time, s *state) {
 	case c == nil || s.phase == doubtful:
 		// While it is probed again it is not known whether it is over.
 		if s.recorded && s.phase == free {
-			s.recorded, s.told = false, Conflict{}
+			s.recorded, s.told = false, nil
 			m.out.Reports = append(m.out.Reports, Report{Addr: s.Addr})
 		}
-	case s.told.MAC == (link.MAC{}), s.told.Announced != c.Announced,
-		s.told.MAC != c.MAC && now.Sub(s.toldAt) >= tellAfter, now.Sub(s.toldAt) >= tellAgainAfter:
+	case s.told == nil, s.told.Announced != c.Announced,
+		s.told.MAC != c.MAC && now.Sub(s.told.at) >= tellAfter, now.Sub(s.told.at) >= tellAgainAfter:
 		copied := *c
-		s.recorded, s.told, s.toldAt = true, copied, now
+		s.recorded, s.told = true, &told{copied, now}
 		m.out.Reports = append(m.out.Reports, Report{Addr: s.Addr, Conflict: &copied})
 	}
 }

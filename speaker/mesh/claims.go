@@ -82,17 +82,38 @@ type address struct {
 
 	held      claim // waits to be on record
 	heldSince time.Time
-	standing  bool    // answer in the holder's place
-	planned   damping // claims though nobody failed
-	yielded   damping // claims against one whom only others hear
-	left      damping // claims against one who was faster to record
-	suspicion suspicion
+	standing  bool  // answer in the holder's place
+	past      *past // nil for most
 
 	dirty, saying, replying, changed bool
 	relaying, announcing             bool
 	// What Output has said last.
 	given   []string
 	givenAs map[string]link.MAC
+}
+
+// past is what has happened to an address, as it does to few.
+type past struct {
+	planned   damping // claims though nobody failed
+	yielded   damping // claims against one whom only others hear
+	left      damping // claims against one who was faster to record
+	suspicion suspicion
+}
+
+// had returns what has happened to the address.
+func (e *address) had() past {
+	if e.past == nil {
+		return past{}
+	}
+	return *e.past
+}
+
+// note returns it to be added to.
+func (e *address) note() *past {
+	if e.past == nil {
+		e.past = &past{}
+	}
+	return e.past
 }
 
 // entry returns the address, made if it isn't there.
@@ -268,7 +289,7 @@ func (m *Machine) takeClaim(now time.Time, e *address, in *iface, c claim, relay
 	switch {
 	case c.beats(e.best), !relayed && c.by == e.best.by && c.term == e.best.term && c.rank == e.best.rank:
 		if c.term > e.best.term && !c.by.present(now, e) {
-			e.yielded.extend(now, yieldTime, yieldMax)
+			e.note().yielded.extend(now, yieldTime, yieldMax)
 		}
 		m.setBest(now, e, c)
 		if !relayed {

@@ -131,15 +131,15 @@ func (m *Machine) decide(now time.Time, e *address) {
 // decidePlanned claims an address that this node should own though nobody
 // failed, and tells whether it did.
 func (m *Machine) decidePlanned(now time.Time, e *address) bool {
-	if now.Before(e.planned.next) {
-		m.later(e, e.planned.next)
+	if next := e.had().planned.next; now.Before(next) {
+		m.later(e, next)
 		return false
 	}
 	if slices.ContainsFunc(e.on, func(i *iface) bool { return i.silent }) {
 		return false // decided on again when that ends
 	}
 	if e.best.by != nil {
-		e.planned.extend(now, planTime, planMax)
+		e.note().planned.extend(now, planTime, planMax)
 	}
 	m.claim(now, e, 0)
 	return true
@@ -198,12 +198,12 @@ func (m *Machine) decideRescue(now time.Time, e *address) (standing bool) {
 // patience is until when the address is left to a holder that is not heard:
 // it claimed while it wasn't, and may live.
 func (e *address) patience(alone bool) (until time.Time) {
-	heard := e.holder.heardFor(e)
-	if e.yielded.from.After(heard) {
-		until = e.yielded.next
+	heard, had := e.holder.heardFor(e), e.had()
+	if had.yielded.from.After(heard) {
+		until = had.yielded.next
 	}
-	if alone && e.left.from.After(heard) {
-		until = latest(until, e.left.next)
+	if alone && had.left.from.After(heard) {
+		until = latest(until, had.left.next)
 	}
 	return until
 }
@@ -335,7 +335,7 @@ func (m *Machine) heed(now time.Time, e *address) {
 			return
 		}
 		// It lives, and this node can't hear it.
-		e.left.extend(now, dampTime, dampMax)
+		e.note().left.extend(now, dampTime, dampMax)
 		if e.best.by == m.self {
 			// Who hears this node, but not that claim, shall not wait for it.
 			m.release(e.addr, e.best.term)
@@ -357,11 +357,11 @@ func (m *Machine) outlive(now time.Time, e *address) {
 		return
 	}
 	due := latest(e.recordedAt, e.recorded.by.heardFor(e)).Add(coldStart)
-	if due = latest(due, e.planned.next); now.Before(due) {
+	if due = latest(due, e.had().planned.next); now.Before(due) {
 		m.later(e, due)
 		return
 	}
-	e.planned.extend(now, coldStart, dampMax)
+	e.note().planned.extend(now, coldStart, dampMax)
 	m.claim(now, e, 0)
 }
 

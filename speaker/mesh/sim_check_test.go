@@ -209,7 +209,7 @@ func (c *checker) tellViews(k *checked) {
 		}
 		best, _ := n.m.Claim(e.addr)
 		c.w.log("%s in part %d: best %v mute %v held by %s, reachable %v, able %v, successor %v, mine %v, patience %v", n.name,
-			n.group[k.a.segment], best, e.best.mute, e.holder.name, n.m.reachable, n.m.able(), e.successor, e.mine, e.yielded.next.Sub(epoch))
+			n.group[k.a.segment], best, e.best.mute, e.holder.name, n.m.reachable, n.m.able(), e.successor, e.mine, e.had().yielded.next.Sub(epoch))
 		c.w.log("    on %v, review %v, place %d", e.on, e.holder.review.Sub(epoch), e.place())
 		for _, p := range n.m.order {
 			for _, l := range p.links {

@@ -61,8 +61,7 @@ func (m *Machine) Output() Output {
 		e.changed = false
 		m.putOut(e)
 	}
-	clear(m.changed)
-	m.changed = m.changed[:0]
+	m.changed = nil // it may have been all
 	out := m.out
 	for _, e := range m.announce {
 		e.announcing = false

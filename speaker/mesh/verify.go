@@ -29,10 +29,10 @@ func (m *Machine) Suspect(now time.Time, addr netip.Addr) {
 	if e == nil || !e.known || e.best.by == nil || e.best.by == m.self || !m.able() || !e.successor {
 		return
 	}
-	if e.suspicion.by != nil && now.Sub(e.suspicion.at) < suspectPause {
+	if s := e.had().suspicion; s.by != nil && now.Sub(s.at) < suspectPause {
 		return
 	}
-	e.suspicion = suspicion{of: e.best, by: m.self, at: now}
+	e.note().suspicion = suspicion{of: e.best, by: m.self, at: now}
 	m.sendSuspicion(kindSuspect, e)
 }
 
@@ -40,7 +40,7 @@ func (m *Machine) Suspect(now time.Time, addr netip.Addr) {
 func (m *Machine) Confirm(now time.Time, addr netip.Addr) {
 	m.wake(now)
 	e := m.addrs[addr]
-	if e == nil || !e.suspected(now) || e.suspicion.by == m.self {
+	if e == nil || !e.suspected(now) || e.had().suspicion.by == m.self {
 		return
 	}
 	m.sendSuspicion(kindConfirm, e)
@@ -48,12 +48,12 @@ func (m *Machine) Confirm(now time.Time, addr netip.Addr) {
 
 // suspected tells whether there is a suspicion of the present claim.
 func (e *address) suspected(now time.Time) bool {
-	s := &e.suspicion
+	s := e.had().suspicion
 	return s.by != nil && s.of.by == e.best.by && s.of.term == e.best.term && now.Sub(s.at) < confirmTime
 }
 
 func (m *Machine) sendSuspicion(k kind, e *address) {
-	s := &e.suspicion
+	s := e.had().suspicion
 	b := m.codec.begin(k, m.cluster)
 	b = appendWord(b, &word{addr: e.addr, term: s.of.term, rank: s.of.rank, node: []byte(s.of.by.name)})
 	m.send(append(append(b, byte(len(s.by.name))), s.by.name...))
@@ -68,14 +68,14 @@ func (m *Machine) takeSuspicion(now time.Time, from *peer, k kind, w *word, by [
 	}
 	switch {
 	case k == kindSuspect && string(by) == from.name:
-		if e.suspicion.by == from && now.Sub(e.suspicion.at) < suspectPause {
+		if s := e.had().suspicion; s.by == from && now.Sub(s.at) < suspectPause {
 			return
 		}
-		e.suspicion = suspicion{of: e.best, by: from, at: now}
+		e.note().suspicion = suspicion{of: e.best, by: from, at: now}
 		if len(e.on) > 0 {
 			m.out.Probe = append(m.out.Probe, e.addr)
 		}
-	case k == kindConfirm && string(by) == m.config.Node && e.suspected(now) && e.suspicion.by == m.self:
+	case k == kindConfirm && string(by) == m.config.Node && e.suspected(now) && e.had().suspicion.by == m.self:
 		if m.able() && e.successor && len(e.on) > 0 {
 			m.claim(now, e, 0)
 		}

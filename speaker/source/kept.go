@@ -4,11 +4,15 @@ package source
 
 import (
 	"net/netip"
+	"strings"
 	"unique"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/fairlead-lb/fairlead/api/v1alpha1"
@@ -25,13 +29,21 @@ type kept struct {
 	namespace, name, version string
 }
 
-var _ metav1.Object = &kept{}
+var (
+	_ metav1.Object  = &kept{}
+	_ runtime.Object = &keptService{}
+	_ runtime.Object = &slice{}
+	_ runtime.Object = &ip{}
+)
 
 var none metav1.ObjectMeta
 
 func keep(m *metav1.ObjectMeta) kept {
 	return kept{&none, shared(m.Namespace), m.Name, m.ResourceVersion}
 }
+
+// GetObjectKind implements runtime.Object.
+func (k *kept) GetObjectKind() schema.ObjectKind { return schema.EmptyObjectKind }
 
 // GetNamespace implements metav1.Object.
 func (k *kept) GetNamespace() string { return k.namespace }
@@ -60,21 +72,24 @@ type keptService struct {
 	kept
 	uid    types.UID // of the API server's alone
 	local  bool      // externalTrafficPolicy
-	labels map[string]string
+	labels packed
 }
 
 func keepService(o *corev1.Service) *keptService {
-	s := &keptService{kept: keep(&o.ObjectMeta), labels: o.Labels, local: o.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal}
+	s := &keptService{kept: keep(&o.ObjectMeta), labels: pack(o.Labels), local: o.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal}
 	if s.key() == apiServer {
 		s.uid = o.UID
 	}
 	return s
 }
 
+// DeepCopyObject implements runtime.Object. Nobody changes what is kept.
+func (s *keptService) DeepCopyObject() runtime.Object { return s }
+
 // object is one of which the same is kept. So are those below.
 func (s *keptService) object() corev1.Service {
 	o := corev1.Service{ObjectMeta: s.meta()}
-	o.UID, o.Labels = s.uid, s.labels
+	o.UID, o.Labels = s.uid, s.labels.set()
 	if s.local {
 		o.Spec.ExternalTrafficPolicy = corev1.ServiceExternalTrafficPolicyLocal
 	}
@@ -101,6 +116,9 @@ func (s *slice) of() types.NamespacedName {
 	return types.NamespacedName{Namespace: s.namespace, Name: s.service}
 }
 
+// DeepCopyObject implements runtime.Object.
+func (s *slice) DeepCopyObject() runtime.Object { return s }
+
 func (s *slice) object() discoveryv1.EndpointSlice {
 	o := discoveryv1.EndpointSlice{ObjectMeta: s.meta(), AddressType: s.family}
 	o.Labels = map[string]string{discoveryv1.LabelServiceName: s.service}
@@ -123,6 +141,9 @@ type ip struct {
 	services []types.NamespacedName
 	status   v1alpha1.LoadBalancerIPStatus
 }
+
+// DeepCopyObject implements runtime.Object.
+func (p *ip) DeepCopyObject() runtime.Object { return p }
 
 func keepIP(o *v1alpha1.LoadBalancerIP) *ip {
 	p := &ip{
@@ -167,4 +188,20 @@ func (p *ip) object() v1alpha1.LoadBalancerIP {
 		o.Spec.Services = append(o.Spec.Services, v1alpha1.ServiceBinding{ServiceName: v1alpha1.ServiceName{Namespace: name.Namespace, Name: name.Name}})
 	}
 	return o
+}
+
+// packed are labels as text, which takes a fifth of a map. Neither keys nor
+// values have any of the characters that part them.
+type packed string
+
+func pack(l labels.Set) packed { return packed(l.String()) }
+
+func (p packed) set() labels.Set {
+	l := labels.Set{}
+	for pair := range strings.SplitSeq(string(p), ",") {
+		if key, value, ok := strings.Cut(pair, "="); ok {
+			l[key] = value
+		}
+	}
+	return l
 }

@@ -61,7 +61,7 @@ func load(path string) (*store, error) {
 	add(f.Pools, s.setPool)
 	add(f.Advertisements, s.setAdvertisement)
 	add(f.Speakers, s.setSpeaker)
-	s.complete()
+	s.reach(complete)
 	return s, nil
 }
 

@@ -14,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/runtime"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/client-go/rest"
 	toolscache "k8s.io/client-go/tools/cache"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -51,10 +52,15 @@ func Mapper() meta.RESTMapper {
 }
 
 // CacheOptions keeps of each object only what states are made of.
-func CacheOptions(scheme *runtime.Scheme) cache.Options {
+func CacheOptions(config *rest.Config, scheme *runtime.Scheme) (cache.Options, error) {
+	lister, err := newLister(config, scheme)
+	if err != nil {
+		return cache.Options{}, err
+	}
 	return cache.Options{
-		Scheme: scheme,
-		Mapper: Mapper(),
+		Scheme:      scheme,
+		Mapper:      Mapper(),
+		NewInformer: lister.informer,
 		ByObject: map[client.Object]cache.ByObject{
 			&corev1.Service{}:              {Transform: strip},
 			&discoveryv1.EndpointSlice{}:   {Transform: strip},
@@ -64,7 +70,7 @@ func CacheOptions(scheme *runtime.Scheme) cache.Options {
 			&v1alpha1.L2Advertisement{}:    {Transform: strip},
 			&v1alpha1.Speaker{}:            {Transform: strip},
 		},
-	}
+	}, nil
 }
 
 // Source follows the cluster. Beside it only Self reads of it in a speaker.
@@ -110,18 +116,18 @@ func New(log logr.Logger, cluster Cluster, file string) *Source {
 }
 
 // Changed returns a channel that has a value after State changed, the first
-// time when State is first complete. One value may stand for many changes.
+// time when there is a State. One value may stand for many changes.
 func (s *Source) Changed() <-chan struct{} { return s.changed }
 
-// State returns the cluster as it was last seen, or false if it has not been
-// seen completely yet: what it is not told of then will be told in the first. When
-// the API server goes away the last state stays. One goroutine may call it.
+// State returns the cluster as it was last seen, or false if too little of it has
+// been: what it is not told of then will be told in the first. When the API server
+// goes away the last state stays. One goroutine may call it.
 func (s *Source) State() (State, bool) {
 	st, ok := s.store.state()
 	switch {
 	case s.before == nil:
 		return st, ok
-	case !ok:
+	case !ok || st.Partial:
 		st, ok = s.before.state()
 		st.Saved = true
 		return st, ok
@@ -141,13 +147,18 @@ func (s *Source) Run(ctx context.Context) error {
 }
 
 func (s *Source) run(ctx context.Context) error {
-	synced, err := follow(ctx, s.cluster, s.notify, []handler{
+	outline, err := follow(ctx, s.cluster, s.notify, []handler{
 		{&corev1.Node{}, onObject(s.store.setNode)},
 		{&corev1.Service{}, onObject(s.store.setService)},
-		{&discoveryv1.EndpointSlice{}, onObject(s.store.setSlice)},
-		{&v1alpha1.LoadBalancerIP{}, onObject(s.store.setIP)},
 		{&v1alpha1.LoadBalancerIPPool{}, onObject(s.store.setPool)},
 		{&v1alpha1.L2Advertisement{}, onObject(s.store.setAdvertisement)},
+	})
+	if err != nil {
+		return err
+	}
+	synced, err := follow(ctx, s.cluster, s.notify, []handler{
+		{&v1alpha1.LoadBalancerIP{}, onObject(s.store.setIP)},
+		{&discoveryv1.EndpointSlice{}, onObject(s.store.setSlice)},
 	})
 	if err != nil {
 		return err
@@ -156,11 +167,16 @@ func (s *Source) run(ctx context.Context) error {
 	if _, err := follow(ctx, s.cluster, s.notify, []handler{{&v1alpha1.Speaker{}, onObject(s.store.setSpeaker)}}); err != nil {
 		return err
 	}
-	if !s.wait(ctx, synced) {
-		return nil
+	for _, step := range []struct {
+		synced []toolscache.DoneChecker
+		reach  progress
+	}{{outline, outlined}, {synced, complete}} {
+		if !s.wait(ctx, step.synced) {
+			return nil
+		}
+		s.store.reach(step.reach)
+		s.notify()
 	}
-	s.store.complete()
-	s.notify()
 	if s.file != "" {
 		s.keep(ctx)
 	}

@@ -48,11 +48,15 @@ func newClusterWithFile(t *testing.T, log logr.Logger, file string) *cluster {
 	if err != nil {
 		t.Fatal(err)
 	}
-	options := CacheOptions(scheme)
+	config := &rest.Config{Host: "http://127.0.0.1:1"}
+	options, err := CacheOptions(config, scheme)
+	if err != nil {
+		t.Fatal(err)
+	}
 	options.NewInformer = func(_ toolscache.ListerWatcher, obj runtime.Object, resync time.Duration, indexers toolscache.Indexers) toolscache.SharedIndexInformer {
 		return toolscache.NewSharedIndexInformer(c.kind(obj), obj, resync, indexers)
 	}
-	informers, err := cache.New(&rest.Config{Host: "http://127.0.0.1:1"}, options)
+	informers, err := cache.New(config, options)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -24,6 +24,11 @@ type State struct {
 	// Saved says that it is what a file had: the API server was not reached yet.
 	Saved bool
 
+	// Partial says that addresses and what speakers tell are still being read:
+	// it is time to meet others. The first State that isn't has all that there
+	// is as new.
+	Partial bool
+
 	// Cluster is the UID of the Service default/kubernetes: no two clusters
 	// have the same. It is empty while there is none.
 	Cluster types.UID
@@ -72,11 +77,11 @@ type Record struct {
 func (s *store) state() (State, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !s.synced {
+	if s.progress < outlined {
 		return State{}, false
 	}
 	v := &s.view
-	v.Cluster = s.cluster
+	v.Cluster, v.Partial = s.cluster, s.progress < complete
 	if v.NodesChanged = s.nodesDirty; s.nodesDirty {
 		v.Nodes = make([]plan.Node, 0, len(s.nodes))
 		for _, n := range s.nodes {
@@ -94,6 +99,10 @@ func (s *store) state() (State, bool) {
 			v.Ranges = append(v.Ranges, s.pools[name].ranges...)
 		}
 	}
+	if v.Partial {
+		s.nodesDirty, s.scopingDirty = true, true // they are told again
+		return *v, true
+	}
 	v.Changed, v.Gone = nil, nil
 	for addr := range s.dirty {
 		if p := s.ips[addr]; p != nil {
@@ -104,7 +113,9 @@ func (s *store) state() (State, bool) {
 			v.Gone = append(v.Gone, addr)
 		}
 	}
-	clear(s.dirty)
+	if len(s.dirty) > 0 {
+		s.dirty = map[netip.Addr]struct{}{} // it may have been all
+	}
 	s.nodesDirty, s.speakersDirty, s.scopingDirty = false, false, false
 	return *v, true
 }
@@ -158,7 +169,7 @@ func (s *store) address(addr netip.Addr, p *ip) Address {
 			}
 		}
 		a.Services = append(a.Services, svc)
-		holders = append(holders, is.labels)
+		holders = append(holders, is.labels.set())
 	}
 	a.Scope = s.advertising.Scope(p.pool, holders)
 	return a

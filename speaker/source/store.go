@@ -25,7 +25,7 @@ import (
 // in bursts, and what they mean is worked out once for all of them.
 type store struct {
 	mu       sync.Mutex
-	synced   bool
+	progress progress
 	cluster  types.UID
 	nodes    map[string]knownNode
 	speakers map[string]*v1alpha1.Speaker
@@ -72,11 +72,21 @@ func newStore() *store {
 	}
 }
 
-// complete says that everything that exists was set.
-func (s *store) complete() {
+// progress is how much of what exists was set.
+type progress uint8
+
+const (
+	// outlined: Nodes, Services, pools and advertisements.
+	outlined progress = iota + 1
+	// complete: everything.
+	complete
+)
+
+// reach says how much of what exists was set.
+func (s *store) reach(p progress) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.synced = true
+	s.progress = p
 }
 
 func (s *store) setNode(old, obj *corev1.Node) bool {
@@ -85,7 +95,7 @@ func (s *store) setNode(old, obj *corev1.Node) bool {
 	if obj == nil {
 		delete(s.nodes, old.Name)
 		s.nodesDirty, s.scopingDirty = true, true
-		return s.synced
+		return s.progress >= outlined
 	}
 	n := knownNode{kube.Node(obj), obj.Labels}
 	tell(&n.plan, s.speakers[obj.Name])
@@ -97,7 +107,7 @@ func (s *store) setNode(old, obj *corev1.Node) bool {
 	}
 	s.nodes[obj.Name] = n
 	s.nodesDirty = true
-	return s.synced
+	return s.progress >= outlined
 }
 
 // tell adds to a node what its speaker told, nil for nothing.
@@ -134,7 +144,7 @@ func (s *store) setSpeaker(old, obj *v1alpha1.Speaker) bool {
 			s.nodesDirty = true
 		}
 	}
-	return s.synced
+	return s.progress >= outlined
 }
 
 func (s *store) setPool(old, obj *v1alpha1.LoadBalancerIPPool) bool {
@@ -156,7 +166,7 @@ func (s *store) setPool(old, obj *v1alpha1.LoadBalancerIPPool) bool {
 		s.pools[obj.Name] = p
 	}
 	s.scopingDirty = true
-	return s.synced
+	return s.progress >= outlined
 }
 
 func (s *store) setAdvertisement(old, obj *v1alpha1.L2Advertisement) bool {
@@ -168,7 +178,7 @@ func (s *store) setAdvertisement(old, obj *v1alpha1.L2Advertisement) bool {
 		s.ads[obj.Name] = obj
 	}
 	s.scopingDirty = true
-	return s.synced
+	return s.progress >= outlined
 }
 
 func (s *store) setService(old, obj *keptService) bool {
@@ -183,9 +193,9 @@ func (s *store) setService(old, obj *keptService) bool {
 	s.services[name] = obj
 	if name == apiServer && s.cluster != obj.uid {
 		s.cluster = obj.uid
-		return s.synced
+		return s.progress >= outlined
 	}
-	if ok && was.local == obj.local && maps.Equal(was.labels, obj.labels) {
+	if ok && was.local == obj.local && was.labels == obj.labels {
 		return false
 	}
 	return s.touch(name)
@@ -244,7 +254,7 @@ func (s *store) setIP(old, obj *ip) bool {
 		delete(s.ips, addr)
 	}
 	if obj == nil {
-		return s.synced
+		return s.progress == complete
 	}
 	for _, name := range obj.services {
 		if !slices.Contains(s.users[name], addr) {
@@ -252,7 +262,7 @@ func (s *store) setIP(old, obj *ip) bool {
 		}
 	}
 	s.ips[addr] = obj
-	return s.synced
+	return s.progress == complete
 }
 
 // touch has the addresses of a Service looked at again.
@@ -260,7 +270,7 @@ func (s *store) touch(name types.NamespacedName) bool {
 	for _, addr := range s.users[name] {
 		s.dirty[addr] = struct{}{}
 	}
-	return s.synced && len(s.users[name]) > 0
+	return s.progress == complete && len(s.users[name]) > 0
 }
 
 // touchLocal is touch for a change of endpoints, which matter for Local only.

@@ -115,7 +115,7 @@ func filled(objects ...client.Object) *store {
 	for _, o := range objects {
 		change(s, o, false)
 	}
-	s.complete()
+	s.reach(complete)
 	return s
 }
 
@@ -310,6 +310,30 @@ func TestTheStateIsNotShownBeforeItIsComplete(t *testing.T) {
 	}
 }
 
+// What is needed to meet others is told before the many addresses are read, and
+// told again with them.
+func TestAnOutlineComesFirst(t *testing.T) {
+	s := newStore()
+	kubernetes := service("kubernetes", false)
+	kubernetes.UID = "1234"
+	change(s, node("a"), false)
+	change(s, kubernetes, false)
+	change(s, lbip("192.0.2.1"), false)
+	s.reach(outlined)
+	st, ok := s.state()
+	if !ok || !st.Partial || st.Cluster != "1234" || len(st.Nodes) != 1 || len(st.Addresses)+len(st.Changed) != 0 {
+		t.Fatalf("outlined: %v, %+v", ok, st)
+	}
+	if change(s, lbip("192.0.2.2"), false) {
+		t.Error("an address is told before the last one was read")
+	}
+	s.reach(complete)
+	st, ok = s.state()
+	if !ok || st.Partial || !st.NodesChanged || !st.ScopesChanged || len(st.Addresses) != 2 || len(st.Changed) != 2 {
+		t.Fatalf("complete: %v, %+v", ok, st)
+	}
+}
+
 // Informers of different kinds are not in step: whatever order their events
 // come in, the last of each object decides.
 func TestAnyOrderOfEventsEndsInTheSameState(t *testing.T) {
@@ -363,11 +387,11 @@ func TestAnyOrderOfEventsEndsInTheSameState(t *testing.T) {
 					delete(left, k)
 				}
 				if rnd.IntN(5) == 0 {
-					s.complete()
+					s.reach(complete)
 					s.state() // what was read between is not kept
 				}
 			}
-			s.complete()
+			s.reach(complete)
 			return sorted(t, s)
 		}
 		if diff := gocmp.Diff(run(), run(), sameAddr); diff != "" {
@@ -445,7 +469,7 @@ func BenchmarkStateOf5000Addresses(b *testing.B) {
 		change(s, endpointSlice(name+"-1", name, readyOn("a"), readyOn("b")), false)
 		change(s, lbip(fmt.Sprintf("10.0.%d.%d", i/250, i%250), heldBy(name)), false)
 	}
-	s.complete()
+	s.reach(complete)
 	b.ReportAllocs()
 	for i := 0; b.Loop(); i++ {
 		change(s, endpointSlice("svc-7-1", "svc-7", readyOn(fmt.Sprint(i))), false)
