@@ -17,6 +17,7 @@ import (
 type Usage struct {
 	CPU  time.Duration
 	Peak int64 // of resident memory, in bytes
+	File int64 // resident memory that is the program's file, which the system can drop and read again
 }
 
 // UsageOf reads what a process has used.
@@ -39,13 +40,20 @@ func UsageOf(pid int) (u Usage, err error) {
 		return u, err
 	}
 	for line := range strings.Lines(string(status)) {
-		if rest, ok := strings.CutPrefix(line, "VmHWM:"); ok {
-			kb, err := strconv.ParseInt(strings.Fields(rest)[0], 10, 64)
-			u.Peak = kb << 10
-			return u, err
+		for name, to := range map[string]*int64{"VmHWM:": &u.Peak, "RssFile:": &u.File} {
+			if rest, ok := strings.CutPrefix(line, name); ok {
+				kb, err := strconv.ParseInt(strings.Fields(rest)[0], 10, 64)
+				if err != nil {
+					return u, err
+				}
+				*to = kb << 10
+			}
 		}
 	}
-	return u, errors.New("no VmHWM in the process's status")
+	if u.Peak == 0 {
+		return u, errors.New("no VmHWM in the process's status")
+	}
+	return u, nil
 }
 
 // Ran is how long a thread has run, more exactly than by its Usage.

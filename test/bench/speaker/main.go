@@ -46,6 +46,7 @@ var meshes = []int{3, meshNodes, 100}
 
 type options struct {
 	v4, v6 int
+	starts int
 	window time.Duration
 }
 
@@ -53,6 +54,7 @@ func main() {
 	var o options
 	flag.IntVar(&o.v4, "ipv4", 10_000, "how many IPv4 addresses the speaker owns")
 	flag.IntVar(&o.v6, "ipv6", 5_000, "how many IPv6 addresses it owns, at most as many as IPv4 ones")
+	flag.IntVar(&o.starts, "starts", 1, "how often to start the speaker with them")
 	flag.DurationVar(&o.window, "window", 20*time.Second, "how long to measure the CPU time of each mesh")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)

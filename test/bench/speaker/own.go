@@ -34,7 +34,7 @@ const (
 	// sampling is between two questions for each of them.
 	sampling = 50 * time.Millisecond
 	// looking is between two looks at the speaker's metrics, which cost it something.
-	looking = 200 * time.Millisecond
+	looking = 50 * time.Millisecond
 	// quiet is for how long nothing may be announced when the burst is over.
 	quiet = 2 * time.Second
 	// idle is how long the speaker is watched when all is done.
@@ -52,13 +52,26 @@ func pool() *v1alpha1.LoadBalancerIPPool {
 	return p
 }
 
-// own gives the node its addresses, and starts the speaker.
+// own gives the node its addresses, and starts the speaker as often as wanted.
 func (b *bench) own(ctx context.Context) error {
 	if err := b.speaker.Stop(cluster.StopGrace); err != nil {
 		return err
 	}
 	addrs, err := b.load(ctx)
 	if err != nil {
+		return err
+	}
+	for range b.starts {
+		if err := b.restart(ctx, addrs); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// restart starts the speaker anew, and measures how it comes to own its addresses.
+func (b *bench) restart(ctx context.Context, addrs []netip.Addr) error {
+	if err := b.speaker.Stop(cluster.StopGrace); err != nil {
 		return err
 	}
 	var asked []netip.Addr
@@ -121,9 +134,11 @@ func (b *bench) own(ctx context.Context) error {
 	row("CPU time until joined", "%8.2f s", atReady.CPU.Seconds())
 	row("CPU time of announcing", "%8.2f s, and %.2f s in the kernel", (all.CPU - atReady.CPU).Seconds(), kernel.Seconds())
 	row("CPU at rest", "%8.2f %% of a core, and %.2f %% in the kernel", 100*atRest, 100*kernelAtRest)
-	row("peak of memory", "%8.1f MB", float64(last.Peak)/(1<<20))
+	// What a limit has to leave room for: the program's file is in memory once for all that run it, or not at all.
+	own := last.Peak - last.File
+	row("peak of memory", "%8.1f MB, and %.1f MB of the program's file", float64(own)/(1<<20), float64(last.File)/(1<<20))
 	b.promise(ready < readyWithin, "all addresses were answered %s after the start", ready)
-	b.promise(last.Peak < mostMemory, "the speaker needed %d MB of memory", last.Peak>>20)
+	b.promise(own < mostMemory, "the speaker needed %d MB of memory", own>>20)
 	return nil
 }
 
@@ -159,7 +174,8 @@ func (b *bench) load(ctx context.Context) ([]netip.Addr, error) {
 	return append(v4s, v6s...), g.Wait()
 }
 
-// service asks for no node ports, of which there are 2,768, and kube-proxy leaves it alone.
+// service is what a speaker looks at of one of type LoadBalancer. It is headless, because the API server hands out some 20
+// cluster IPs a second, and kube-proxy leaves it alone.
 func service(i int) *corev1.Service {
 	return &corev1.Service{
 		ObjectMeta: metav1.ObjectMeta{
@@ -167,9 +183,8 @@ func service(i int) *corev1.Service {
 			Labels: map[string]string{"service.kubernetes.io/service-proxy-name": "none"},
 		},
 		Spec: corev1.ServiceSpec{
-			Type:                          corev1.ServiceTypeLoadBalancer,
-			AllocateLoadBalancerNodePorts: ptr.To(false),
-			Ports:                         []corev1.ServicePort{{Port: 80, Protocol: corev1.ProtocolTCP}},
+			ClusterIP: corev1.ClusterIPNone,
+			Ports:     []corev1.ServicePort{{Port: 80, Protocol: corev1.ProtocolTCP}},
 		},
 	}
 }
