@@ -54,14 +54,22 @@ type flags struct {
 	zap zap.Options
 }
 
-// gcPercent makes the heap grow less before it is collected. Nearly all of it is
-// what is known of the cluster, which is read once and then kept.
-const gcPercent = 50
+// Garbage is collected seldom while the cluster is read, which is to be fast, and
+// often later: nearly all of the heap is what was read, and stays.
+const (
+	readGCPercent = 100
+	gcPercent     = 40
+)
+
+// setGCPercent is debug.SetGCPercent unless the environment says.
+func setGCPercent(percent int) {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(percent)
+	}
+}
 
 func main() {
-	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(gcPercent)
-	}
+	setGCPercent(readGCPercent)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	f, err := parse(os.Args[1:], os.Getenv, os.Stdout)
@@ -157,7 +165,7 @@ func run(ctx context.Context, f flags) error {
 		return fmt.Errorf("make the cluster's cache: %w", err)
 	}
 
-	src := source.New(log, informers, f.stateFile)
+	src := source.New(log, informers, f.stateFile, func() { setGCPercent(gcPercent) })
 	self := source.NewSelf(informers, f.nodeName)
 	seen := record.New(log, metrics.Registry, api, f.nodeName)
 	reporter := report.New(log, f.nodeName, self, api)

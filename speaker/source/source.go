@@ -80,6 +80,9 @@ type Source struct {
 	store   *store
 	changed chan struct{}
 
+	// read is called when everything was.
+	read func()
+
 	// file, if there is one, has the state for a start without the API server,
 	// and before is what it had at the start, until the cluster itself is known.
 	file    string
@@ -95,10 +98,10 @@ type Cluster interface {
 
 // New returns a Source on a cache made with CacheOptions, which the caller
 // starts. With a file it keeps the state there; what the file has is the state
-// until the API server was read completely.
-func New(log logr.Logger, cluster Cluster, file string) *Source {
+// until the API server was read completely. When it was, read is called once.
+func New(log logr.Logger, cluster Cluster, file string, read func()) *Source {
 	s := &Source{
-		log: log, cluster: cluster, store: newStore(), changed: make(chan struct{}, 1),
+		log: log, cluster: cluster, store: newStore(), changed: make(chan struct{}, 1), read: read,
 		file: file, unsaved: make(chan struct{}, 1),
 	}
 	if file == "" {
@@ -173,6 +176,9 @@ func (s *Source) run(ctx context.Context) error {
 	}{{outline, outlined}, {synced, complete}} {
 		if !s.wait(ctx, step.synced) {
 			return nil
+		}
+		if step.reach == complete {
+			s.read()
 		}
 		s.store.reach(step.reach)
 		s.notify()

@@ -60,7 +60,7 @@ func newClusterWithFile(t *testing.T, log logr.Logger, file string) *cluster {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.informers, c.source = informers, New(log, informers, file)
+	c.informers, c.source = informers, New(log, informers, file, func() {})
 	return c
 }
 
