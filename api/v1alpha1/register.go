@@ -18,6 +18,9 @@ func AddToScheme(s *runtime.Scheme) error {
 		&LoadBalancerIP{}, &LoadBalancerIPList{},
 		&Speaker{}, &SpeakerList{},
 		&L2Advertisement{}, &L2AdvertisementList{},
+		&BGPPeer{}, &BGPPeerList{},
+		&BGPAdvertisement{}, &BGPAdvertisementList{},
+		&BFDProfile{}, &BFDProfileList{},
 	)
 	metav1.AddToGroupVersion(s, GroupVersion)
 	return nil

@@ -13,6 +13,8 @@ const (
 	MaxInterfaceGateways  = 16
 	MaxSpeakerEndpoints   = 256
 	MaxSpeakerNotHeard    = 64
+	MaxSpeakerSessions    = 64
+	MaxSessionError       = 512
 )
 
 // InterfaceAddress is an address of a node with the length of its network's
@@ -76,6 +78,75 @@ type SpeakerSpec struct {
 	Endpoints []Endpoint `json:"endpoints,omitempty"`
 }
 
+// BGPSessionState is what has become of a BGP session (RFC 4271, 8.2.2).
+//
+// +kubebuilder:validation:Enum=Held;Idle;Connect;Active;OpenSent;OpenConfirm;Established
+type BGPSessionState string
+
+// States of a BGP session.
+const (
+	// BGPHeld is a session that is not begun because of what lastError says.
+	BGPHeld BGPSessionState = "Held"
+	// BGPIdle is a session between two attempts.
+	BGPIdle BGPSessionState = "Idle"
+	// BGPConnect is one that connects to the router.
+	BGPConnect BGPSessionState = "Connect"
+	// BGPActive is one that waits for the router, or for the next attempt.
+	BGPActive BGPSessionState = "Active"
+	// BGPOpenSent is one that awaits the router's OPEN.
+	BGPOpenSent BGPSessionState = "OpenSent"
+	// BGPOpenConfirm is one that awaits the router's first KEEPALIVE.
+	BGPOpenConfirm BGPSessionState = "OpenConfirm"
+	// BGPEstablished is one by which routes are announced.
+	BGPEstablished BGPSessionState = "Established"
+)
+
+// BFDState is what BFD says of a router (RFC 5880, 4.1).
+//
+// +kubebuilder:validation:Enum=AdminDown;Down;Init;Up
+type BFDState string
+
+// States of a BFD session.
+const (
+	// BFDAdminDown is a session that one side has turned off.
+	BFDAdminDown BFDState = "AdminDown"
+	// BFDDown is one whose other side isn't heard.
+	BFDDown BFDState = "Down"
+	// BFDInit is one whose other side is heard and does not hear.
+	BFDInit BFDState = "Init"
+	// BFDUp is one whose sides hear each other.
+	BFDUp BFDState = "Up"
+)
+
+// BGPSession is a session of the node with a router.
+type BGPSession struct {
+	// Peer is the BGPPeer that the session is for.
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	Peer string `json:"peer"`
+	// Neighbor is the router's address, with the interface after % if it is
+	// link-local. It is absent while the router was not found.
+	// +optional
+	// +kubebuilder:validation:MaxLength=55
+	Neighbor string `json:"neighbor,omitempty"`
+	// State of the session: Established, or what is in the way of it.
+	State BGPSessionState `json:"state"`
+	// Since is when it came to be Established, or ceased to be.
+	Since metav1.Time `json:"since"`
+	// Families that both sides agreed on.
+	// +optional
+	// +listType=set
+	// +kubebuilder:validation:MaxItems=2
+	Families []BGPFamily `json:"families,omitempty"`
+	// BFD is the state of the BFD session beside it, if there is to be one.
+	// +optional
+	BFD BFDState `json:"bfd,omitempty"`
+	// LastError is why it is not established or, if it is, why it was not before.
+	// +optional
+	// +kubebuilder:validation:MaxLength=512
+	LastError string `json:"lastError,omitempty"`
+}
+
 // SpeakerStatus is what the speaker sees on its node.
 type SpeakerStatus struct {
 	// Interfaces that can announce addresses: those that resolve addresses by
@@ -93,6 +164,11 @@ type SpeakerStatus struct {
 	// +kubebuilder:validation:MaxItems=64
 	// +kubebuilder:validation:items:MaxLength=253
 	NotHeard []string `json:"notHeard,omitempty"`
+	// BGP sessions of the node, by peer and neighbor.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=64
+	BGP []BGPSession `json:"bgp,omitempty"`
 	// Conditions: Healthy, NoInterface, StrictARP, MeshDown,
 	// ReversePathFiltered, ARPIgnored. They decide nothing.
 	// +optional

@@ -44,6 +44,7 @@ type schema struct {
 	MinItems         *int64
 	MaxItems         *int64
 	ListType         string                     `json:"x-kubernetes-list-type"`
+	IntOrString      bool                       `json:"x-kubernetes-int-or-string"`
 	Rules            []struct{ Message string } `json:"x-kubernetes-validations"`
 
 	Required   []string
@@ -175,6 +176,8 @@ func describeType(s *schema) (kind string, within *schema) {
 		return "list of " + cmp.Or(s.Items.Format, s.Items.Type), nil
 	case s.Type == "object":
 		return "object", s
+	case s.IntOrString:
+		return "integer or string", nil
 	}
 	return cmp.Or(s.Format, s.Type), nil
 }
