@@ -13,7 +13,8 @@ const (
 	// NotBound: no Service holds the address.
 	NotBound Reason = "NotBound"
 	// NotAdvertised: advertisements select the address's pool, and none of
-	// them a Service that holds it.
+	// them a Service that holds it; or all of them are of the other kind, layer 2
+	// or BGP.
 	NotAdvertised Reason = "NotAdvertised"
 	// NodeNotAlive: the node is gone.
 	NodeNotAlive Reason = "NodeNotAlive"

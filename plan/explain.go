@@ -16,6 +16,9 @@ func explain(r Reason, a *Address, n *Node, owner string) string {
 	case NotBound:
 		return "no Service holds " + addr + "; it is reserved or resting"
 	case NotAdvertised:
+		if a.Scope.OnlyBGP {
+			return "only BGPAdvertisements select the pool of " + addr + ", and no L2Advertisement"
+		}
 		return "L2Advertisements select the pool of " + addr + ", but none of them a Service that holds it"
 	case NodeNotAlive:
 		return "there is no node " + node
@@ -131,11 +134,14 @@ func off(addr netip.Addr) string {
 
 // advertisements names those that select the address.
 func advertisements(a *Address) string {
-	kind := "L2Advertisement "
-	if len(a.Scope.Advertisements) > 1 {
-		kind = "L2Advertisements "
+	return named("L2Advertisement", a.Scope.Advertisements)
+}
+
+func named(kind string, names []string) string {
+	if len(names) > 1 {
+		kind += "s"
 	}
-	return kind + strings.Join(a.Scope.Advertisements, ", ")
+	return kind + " " + strings.Join(names, ", ")
 }
 
 // within limits a statement to the nodes that advertisements select.
@@ -148,9 +154,15 @@ func within(a *Address) string {
 
 // services names the Local Services of the address.
 func services(a *Address) string {
+	return serviceNames(a, func(s Service) bool { return s.Local })
+}
+
+func allServices(a *Address) string { return serviceNames(a, func(Service) bool { return true }) }
+
+func serviceNames(a *Address, of func(Service) bool) string {
 	var names []string
 	for _, s := range a.Services {
-		if s.Local {
+		if of(s) {
 			names = append(names, s.Namespace+"/"+s.Name)
 		}
 	}

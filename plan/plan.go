@@ -43,6 +43,8 @@ type Address struct {
 	// Scope is where advertisements let the address be announced; nil if none
 	// selects its pool, and then it may be anywhere. Addresses share scopes.
 	Scope *Scope
+	// BGP is where they let it be announced by BGP; nil if there is no BGPPeer.
+	BGP *BGPScope
 	// Proposed is the node that the controller chose; empty if it didn't.
 	Proposed string
 	// Claim of the highest term that is known; zero if there is none.
@@ -65,6 +67,9 @@ type Service struct {
 	Local bool
 	// Endpoints matter for Local only. Equal ones may be given once.
 	Endpoints []Endpoint
+	// Backed says for all others that an endpoint takes traffic, on whichever
+	// node. It matters for BGP only.
+	Backed bool
 }
 
 // Endpoint is a backend of a Service, or several that are alike.

@@ -81,7 +81,10 @@ type Scope struct {
 	// Advertisements by name. With none, advertisements select the address's
 	// pool and none of them its Services: it is announced nowhere.
 	Advertisements []string
-	nodes          map[string]reach
+	// OnlyBGP says that BGPAdvertisements select the address's pool, and no
+	// L2Advertisement: it is announced nowhere on layer 2.
+	OnlyBGP bool
+	nodes   map[string]reach
 }
 
 // reach is what a Scope allows a node.
