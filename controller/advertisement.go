@@ -88,7 +88,7 @@ func (t *terrain) advertisement(ad *kube.Advertisement, obj *v1alpha1.L2Advertis
 	case len(ad.Invalid) > 0:
 		cond.Reason = reasonAdvertisesInvalid
 		cond.Message = brief(errors.Join(ad.Invalid...).Error() + "; until it is corrected it selects nothing")
-	case !slices.ContainsFunc(pools, func(name string) bool { return t.advertising.SelectsPool(ad, name) }):
+	case !slices.ContainsFunc(pools, func(name string) bool { return t.advertising.SelectsPool(&ad.Selection, name) }):
 		cond.Reason, cond.Message = reasonAdvertisesNoPool, "spec.pools and spec.poolSelector select no pool that there is"
 		if len(obj.Spec.Pools) == 0 && obj.Spec.PoolSelector == nil {
 			cond.Message = "there is no pool"

@@ -78,7 +78,9 @@ func (c *Controller) readTerrain(ctx context.Context) (changed, rescoped bool, e
 	var speakers v1alpha1.SpeakerList
 	var pools v1alpha1.LoadBalancerIPPoolList
 	var ads v1alpha1.L2AdvertisementList
-	for _, l := range []client.ObjectList{&list, &speakers, &pools, &ads} {
+	var bgp v1alpha1.BGPAdvertisementList
+	var peers v1alpha1.BGPPeerList
+	for _, l := range []client.ObjectList{&list, &speakers, &pools, &ads, &bgp, &peers} {
 		if err := c.client.List(ctx, l); err != nil {
 			return false, false, err
 		}
@@ -110,11 +112,9 @@ func (c *Controller) readTerrain(ctx context.Context) (changed, rescoped bool, e
 	for i := range pools.Items {
 		poolLabels[pools.Items[i].Name] = pools.Items[i].Labels
 	}
-	inUse := make([]*v1alpha1.L2Advertisement, len(ads.Items))
-	for i := range ads.Items {
-		inUse[i] = &ads.Items[i]
-	}
-	now.advertising = kube.NewAdvertising(inUse, nodeLabels, poolLabels)
+	now.advertising = kube.NewAdvertising(kube.Objects{
+		L2: pointers(ads.Items), BGP: pointers(bgp.Items), Peers: pointers(peers.Items), Nodes: nodeLabels, Pools: poolLabels,
+	})
 
 	before := c.terrain.Load()
 	switch {
@@ -138,6 +138,14 @@ func (c *Controller) readTerrain(ctx context.Context) (changed, rescoped bool, e
 	return changed, rescoped, nil
 }
 
+func pointers[T any](items []T) []*T {
+	all := make([]*T, len(items))
+	for i := range items {
+		all[i] = &items[i]
+	}
+	return all
+}
+
 // timeToTell is how much is left of the time in which the speaker of a node
 // should have told of it: the node may be new, or all that is installed.
 func (c *Controller) timeToTell(node *corev1.Node) time.Duration {
@@ -159,7 +167,7 @@ func (c *Controller) planAddress(ctx context.Context, on *terrain, obj *v1alpha1
 		s, set := c.serviceOf(ctx, types.NamespacedName{Namespace: b.Namespace, Name: b.Name}, addr)
 		a.Services, holders = append(a.Services, s), append(holders, set)
 	}
-	a.Scope = on.advertising.Scope(obj.Spec.Pool, holders)
+	a.Scope, a.BGP = on.advertising.Scope(obj.Spec.Pool, holders)
 	return a
 }
 

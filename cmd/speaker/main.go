@@ -49,6 +49,7 @@ type flags struct {
 	meshUnicast        bool
 	meshAcceptUnsigned bool
 	stateFile          string
+	passwordSecrets    string
 	// pod is the Pod that the program runs in; empty if it runs in none.
 	pod types.NamespacedName
 	zap zap.Options
@@ -101,6 +102,7 @@ func parse(args []string, env func(name string) string, help io.Writer) (flags, 
 	fs.BoolVar(&f.meshAcceptUnsigned, "mesh-accept-unsigned", false, "accept what other speakers say unsigned, too, until all of them have a key")
 	fs.BoolVar(&f.meshUnicast, "mesh-unicast", false, "speak to each known speaker by itself, where the network drops multicast")
 	fs.StringVar(&f.stateFile, "state-file", "", "file that keeps what is known of the cluster, so that a speaker which starts while the API server is away can announce; none by default")
+	fs.StringVar(&f.passwordSecrets, "bgp-password-secrets", "", "comma-separated names of the Secrets in $POD_NAMESPACE that passwords of BGPPeers may be in")
 	f.zap.BindFlags(fs)
 
 	fs.SetOutput(io.Discard) // an error is one line, without the usage
@@ -116,6 +118,8 @@ func parse(args []string, env func(name string) string, help io.Writer) (flags, 
 		return f, fmt.Errorf("unexpected argument %q", fs.Arg(0))
 	case f.meshPort == 0 || f.meshPort > math.MaxUint16:
 		return f, fmt.Errorf("--mesh-port %d is no UDP port", f.meshPort)
+	case f.passwordSecrets != "" && f.pod.Namespace == "":
+		return f, errors.New("which namespace are the Secrets of --bgp-password-secrets in? Set POD_NAMESPACE")
 	case f.nodeName == "":
 		return f, errors.New("which node is this? Give --node-name or set NODE_NAME")
 	}
@@ -165,7 +169,11 @@ func run(ctx context.Context, f flags) error {
 		return fmt.Errorf("make the cluster's cache: %w", err)
 	}
 
-	src := source.New(log, informers, f.stateFile, func() { setGCPercent(gcPercent) })
+	secrets, err := passwordSecrets(config, f)
+	if err != nil {
+		return err
+	}
+	src := source.New(log, informers, f.stateFile, secrets, func() { setGCPercent(gcPercent) })
 	self := source.NewSelf(informers, f.nodeName)
 	seen := record.New(log, metrics.Registry, api, f.nodeName)
 	reporter := report.New(log, f.nodeName, self, api)
@@ -204,7 +212,7 @@ func run(ctx context.Context, f flags) error {
 	defer end()
 	g, work := errgroup.WithContext(work)
 	for _, part := range []func(context.Context) error{
-		abandon(informers.Start), src.Run, self.Run, links.Run, stand.Run, speaker.Run, seen.Run, reporter.Run, settings.Run, servers.run,
+		abandon(informers.Start), abandon(secrets.Run), src.Run, self.Run, links.Run, stand.Run, speaker.Run, seen.Run, reporter.Run, settings.Run, servers.run,
 	} {
 		g.Go(func() error { return part(work) })
 	}

@@ -9,76 +9,67 @@ import (
 	"slices"
 	"sync"
 
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 
 	"github.com/fairlead-lb/fairlead/api/v1alpha1"
 	"github.com/fairlead-lb/fairlead/plan"
 )
 
-// Advertising is what the L2Advertisements of a cluster say about its addresses.
+// Objects are what says how addresses are announced. Nodes and Pools are the
+// labels of those that there are, by name.
+type Objects struct {
+	L2           []*v1alpha1.L2Advertisement
+	BGP          []*v1alpha1.BGPAdvertisement
+	Peers        []*v1alpha1.BGPPeer
+	Nodes, Pools map[string]labels.Set
+}
+
+// Advertising is what the advertisements of a cluster say about its addresses.
 type Advertising struct {
 	ads   []Advertisement
+	bgp   []BGPAdvertisement
+	peers []plan.BGPPeer
 	pools map[string]labels.Set
 
 	mu sync.Mutex
 	// scopes are shared by all addresses that the same advertisements select.
-	scopes map[string]*plan.Scope
+	scopes    map[string]*plan.Scope
+	bgpScopes map[string]*plan.BGPScope
 }
 
-// Advertisement is an L2Advertisement as it is used: what can't be read selects
-// nothing.
+// Advertisement is an L2Advertisement as it is used.
 type Advertisement struct {
 	plan.Advertisement
-	// Invalid says which selectors can't be read, nil for none.
-	Invalid  []error
-	pools    []string
-	allPools bool
-	labelled labels.Selector
-	services labels.Selector
-	spec     v1alpha1.L2AdvertisementSpec
+	Selection
 }
 
-// NewAdvertising resolves advertisements with the labels of nodes and pools.
-func NewAdvertising(ads []*v1alpha1.L2Advertisement, nodes, pools map[string]labels.Set) *Advertising {
-	a := &Advertising{pools: pools, scopes: map[string]*plan.Scope{}}
-	for _, ad := range ads {
-		a.ads = append(a.ads, readAdvertisement(ad, nodes))
+// NewAdvertising resolves advertisements with the labels of nodes, pools and
+// peers.
+func NewAdvertising(o Objects) *Advertising {
+	a := &Advertising{pools: o.Pools, scopes: map[string]*plan.Scope{}, bgpScopes: map[string]*plan.BGPScope{}}
+	for _, ad := range o.L2 {
+		a.ads = append(a.ads, readAdvertisement(ad, o.Nodes))
 	}
 	slices.SortFunc(a.ads, func(a, b Advertisement) int { return cmp.Compare(a.Name, b.Name) })
+	a.readBGP(o)
 	return a
 }
 
 func readAdvertisement(obj *v1alpha1.L2Advertisement, nodes map[string]labels.Set) Advertisement {
 	ad := Advertisement{
 		Advertisement: plan.Advertisement{Name: obj.Name, Nodes: map[string]int{}},
-		pools:         obj.Spec.Pools,
-		allPools:      len(obj.Spec.Pools) == 0 && obj.Spec.PoolSelector == nil,
-		spec:          obj.Spec,
+		Selection:     readSelection(obj.Spec.Pools, obj.Spec.PoolSelector, obj.Spec.ServiceSelector),
 	}
 	for _, p := range obj.Spec.Interfaces {
 		ad.Interfaces = append(ad.Interfaces, string(p))
 	}
-	selector := func(field string, s *metav1.LabelSelector, absent labels.Selector) labels.Selector {
-		if s == nil {
-			return absent
-		}
-		sel, err := metav1.LabelSelectorAsSelector(s)
-		if err != nil {
-			ad.Invalid = append(ad.Invalid, fmt.Errorf("spec.%s: %w", field, err))
-			return labels.Nothing()
-		}
-		return sel
-	}
-	ad.labelled = selector("poolSelector", obj.Spec.PoolSelector, labels.Nothing())
-	ad.services = selector("serviceSelector", obj.Spec.ServiceSelector, labels.Everything())
-	selected := selector("nodeSelector", obj.Spec.NodeSelector, labels.Everything())
+	nodeSelector := ad.read("nodeSelector", obj.Spec.NodeSelector, labels.Everything())
 	var preferred []labels.Selector
 	for i, p := range obj.Spec.NodePreferences {
-		preferred = append(preferred, selector(fmt.Sprintf("nodePreferences[%d].nodeSelector", i), &p.NodeSelector, nil))
+		preferred = append(preferred, ad.read(fmt.Sprintf("nodePreferences[%d].nodeSelector", i), &p.NodeSelector, nil))
 	}
 	for name, set := range nodes {
-		if !selected.Matches(set) {
+		if !nodeSelector.Matches(set) {
 			continue
 		}
 		weight := 0
@@ -94,26 +85,25 @@ func readAdvertisement(obj *v1alpha1.L2Advertisement, nodes map[string]labels.Se
 
 // SelectsPool tells whether an advertisement says anything about a pool's
 // addresses. A pool that is gone has no labels.
-func (a *Advertising) SelectsPool(ad *Advertisement, name string) bool {
-	return ad.allPools || slices.Contains(ad.pools, name) || ad.labelled.Matches(a.pools[name])
+func (a *Advertising) SelectsPool(s *Selection, name string) bool {
+	return s.allPools || slices.Contains(s.pools, name) || s.labelled.Matches(a.pools[name])
 }
 
 // Equal tells whether two say the same of every address.
 func (a *Advertising) Equal(b *Advertising) bool {
 	same := slices.EqualFunc(a.ads, b.ads, func(x, y Advertisement) bool {
-		return x.Name == y.Name && maps.Equal(x.Nodes, y.Nodes) && slices.Equal(x.Interfaces, y.Interfaces) &&
-			slices.Equal(x.pools, y.pools) && x.allPools == y.allPools &&
-			x.labelled.String() == y.labelled.String() && x.services.String() == y.services.String()
+		return x.Name == y.Name && maps.Equal(x.Nodes, y.Nodes) && slices.Equal(x.Interfaces, y.Interfaces) && x.equal(&y.Selection)
 	})
-	if !same {
+	if !same || !a.equalBGP(b) {
 		return false
 	}
 	// Labels of pools matter to selectors alone.
-	return !slices.ContainsFunc(a.ads, func(ad Advertisement) bool { return ad.spec.PoolSelector != nil }) ||
+	return !slices.ContainsFunc(a.ads, func(ad Advertisement) bool { return ad.byLabel }) &&
+		!slices.ContainsFunc(a.bgp, func(ad BGPAdvertisement) bool { return ad.byLabel }) ||
 		maps.EqualFunc(a.pools, b.pools, func(x, y labels.Set) bool { return maps.Equal(x, y) })
 }
 
-// All returns the advertisements, by name.
+// All returns the L2Advertisements, by name.
 func (a *Advertising) All() []Advertisement { return a.ads }
 
 // Names tells whether an advertisement that selects the node names the
@@ -126,34 +116,64 @@ func (a *Advertising) Names(node, iface string) bool {
 }
 
 // Scope returns where an address of the pool may be announced that Services
-// with these labels hold; nil if no advertisement selects the pool. An
-// advertisement selects the address if it selects its pool and at least one of
-// the Services. It is safe for concurrent use.
-func (a *Advertising) Scope(pool string, services []labels.Set) *plan.Scope {
-	advertised := false
-	var key []byte
+// with these labels hold, on layer 2 and by BGP. An advertisement selects the
+// address if it selects its pool and at least one of the Services. If none
+// selects the pool, of either kind, the first is nil, and the second has every
+// peer; without peers that is nil. It is safe for concurrent use.
+func (a *Advertising) Scope(pool string, services []labels.Set) (*plan.Scope, *plan.BGPScope) {
+	onL2, byBGP := false, false
+	var key, bgpKey []byte
 	var selecting []plan.Advertisement
+	var bgpSelecting []*plan.BGPAdvertisement
 	for i := range a.ads {
-		ad := &a.ads[i]
-		if !a.SelectsPool(ad, pool) {
-			continue
-		}
-		advertised = true
-		if slices.ContainsFunc(services, func(s labels.Set) bool { return ad.services.Matches(s) }) {
-			key = append(key, ad.Name...)
-			key = append(key, '/')
-			selecting = append(selecting, ad.Advertisement)
+		if ad := &a.ads[i]; a.SelectsPool(&ad.Selection, pool) {
+			onL2 = true
+			if ad.selectsOne(services) {
+				key = append(append(key, ad.Name...), '/')
+				selecting = append(selecting, ad.Advertisement)
+			}
 		}
 	}
-	if !advertised {
-		return nil
+	for i := range a.bgp {
+		if ad := &a.bgp[i]; a.SelectsPool(&ad.Selection, pool) {
+			byBGP = true
+			if ad.selectsOne(services) {
+				bgpKey = append(append(bgpKey, ad.Name...), '/')
+				bgpSelecting = append(bgpSelecting, ad.BGPAdvertisement)
+			}
+		}
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	s := a.scopes[string(key)]
-	if s == nil {
-		s = plan.NewScope(selecting...)
-		a.scopes[string(key)] = s
+	var l2 *plan.Scope
+	if onL2 || byBGP {
+		if !onL2 {
+			key = append(key, '*') // in no name
+		}
+		if l2 = a.scopes[string(key)]; l2 == nil {
+			l2 = plan.NewScope(selecting...)
+			l2.OnlyBGP = !onL2
+			a.scopes[string(key)] = l2
+		}
 	}
-	return s
+	if len(a.peers) == 0 {
+		return l2, nil
+	}
+	switch {
+	case !byBGP && onL2:
+		bgpKey = append(bgpKey, '*')
+	case !byBGP:
+		bgpKey = append(bgpKey, "**"...)
+	}
+	bgp := a.bgpScopes[string(bgpKey)]
+	if bgp == nil {
+		if !byBGP && !onL2 {
+			bgp = plan.NewBGPEverywhere(a.peers)
+		} else {
+			bgp = plan.NewBGPScope(a.peers, bgpSelecting...)
+			bgp.OnlyL2 = !byBGP
+		}
+		a.bgpScopes[string(bgpKey)] = bgp
+	}
+	return l2, bgp
 }

@@ -77,12 +77,15 @@ func TestScope(t *testing.T) {
 			if tt.services == nil {
 				tt.services = []labels.Set{web}
 			}
-			a := NewAdvertising(ads, nodes, pools)
-			got := a.Scope(tt.pool, tt.services)
+			a := NewAdvertising(Objects{L2: ads, Nodes: nodes, Pools: pools})
+			got, bgp := a.Scope(tt.pool, tt.services)
+			if bgp != nil {
+				t.Errorf("without peers by BGP: %+v", bgp)
+			}
 			if !reflect.DeepEqual(got, tt.want) {
 				t.Errorf("got %+v, want %+v", got, tt.want)
 			}
-			if a.Scope(tt.pool, tt.services) != got {
+			if again, _ := a.Scope(tt.pool, tt.services); again != got {
 				t.Error("it is another for another address")
 			}
 		})
@@ -90,10 +93,10 @@ func TestScope(t *testing.T) {
 }
 
 func TestWhatCanNotBeReadIsSaid(t *testing.T) {
-	a := NewAdvertising([]*v1alpha1.L2Advertisement{advertisement("x", v1alpha1.L2AdvertisementSpec{
+	a := NewAdvertising(Objects{L2: []*v1alpha1.L2Advertisement{advertisement("x", v1alpha1.L2AdvertisementSpec{
 		PoolSelector: unreadable, ServiceSelector: unreadable, NodeSelector: unreadable,
 		NodePreferences: []v1alpha1.NodePreference{{Weight: 1}, {Weight: 1, NodeSelector: *unreadable}},
-	})}, nil, nil)
+	})}})
 	want := []string{"spec.poolSelector:", "spec.serviceSelector:", "spec.nodeSelector:", "spec.nodePreferences[1].nodeSelector:"}
 	invalid := a.All()[0].Invalid
 	if len(invalid) != len(want) {
@@ -124,19 +127,30 @@ func TestEqualAdvertisingSaysTheSame(t *testing.T) {
 		for i := range r.IntN(2) {
 			ads = append(ads, advertisement(fmt.Sprint(i), v1alpha1.L2AdvertisementSpec{PoolSelector: maybe(r), ServiceSelector: maybe(r), NodeSelector: maybe(r)}))
 		}
-		return NewAdvertising(ads, nodes, pools)
+		o := Objects{L2: ads, Nodes: nodes, Pools: pools}
+		for i := range r.IntN(2) {
+			o.Peers = append(o.Peers, peer(fmt.Sprint(i), one(r), v1alpha1.BGPPeerSpec{NodeSelector: maybe(r)}))
+		}
+		for i := range r.IntN(2) {
+			pref := r.Int64N(2)
+			o.BGP = append(o.BGP, bgpAdvertisement(fmt.Sprint(i), v1alpha1.BGPAdvertisementSpec{
+				PoolSelector: maybe(r), ServiceSelector: maybe(r), NodeSelector: maybe(r), PeerSelector: maybe(r), LocalPref: &pref,
+			}))
+		}
+		return NewAdvertising(o)
 	}
-	says := func(a *Advertising) (all []*plan.Scope) {
+	says := func(a *Advertising) (all []any) {
 		for _, pool := range []string{"p0", "p1", ""} {
 			for l := range 3 {
-				all = append(all, a.Scope(pool, []labels.Set{{"l": fmt.Sprint(l)}}))
+				l2, bgp := a.Scope(pool, []labels.Set{{"l": fmt.Sprint(l)}})
+				all = append(all, l2, bgp)
 			}
 		}
 		return all
 	}
 	equal := 0
 	r := rand.New(rand.NewPCG(1, 1))
-	for range 3000 {
+	for range 30000 {
 		a, b := random(r), random(r)
 		if !a.Equal(b) {
 			continue

@@ -261,7 +261,7 @@ func TestASavedClusterGivesWayToTheRealOne(t *testing.T) {
 		a, b := w.run("a"), w.run("b")
 		a.sync()
 		b.setState(source.State{
-			Saved: true, Cluster: "former", Addresses: map[netip.Addr]source.Address{}, Advertising: kube.NewAdvertising(nil, nil, nil),
+			Saved: true, Cluster: "former", Addresses: map[netip.Addr]source.Address{}, Advertising: kube.NewAdvertising(kube.Objects{}),
 			NodesChanged: true, ScopesChanged: true, SpeakersChanged: true,
 		})
 		time.Sleep(grown)

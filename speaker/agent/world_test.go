@@ -288,7 +288,7 @@ func (s *speaker) sync() {
 	st := source.State{
 		Cluster: "cluster", Addresses: map[netip.Addr]source.Address{}, NodesChanged: true,
 		Ranges: []netipx.IPRange{netipx.RangeOfPrefix(netip.MustParsePrefix("192.0.2.0/24"))}, ScopesChanged: true,
-		Advertising: kube.NewAdvertising(nil, nil, nil),
+		Advertising: kube.NewAdvertising(kube.Objects{}),
 	}
 	for i, name := range []string{"a", "b", "c"} {
 		addr := netip.PrefixFrom(netip.AddrFrom4([4]byte{192, 0, 2, byte(1 + i)}), 24)

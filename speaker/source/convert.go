@@ -22,7 +22,7 @@ func strip(obj any) (any, error) {
 		return keepIP(o), nil
 	case *corev1.Node:
 		n := &corev1.Node{ObjectMeta: labelled(o.ObjectMeta), Spec: corev1.NodeSpec{Unschedulable: o.Spec.Unschedulable}}
-		n.Annotations = only(o.Annotations, v1alpha1.AnnotationDrain)
+		n.Annotations = only(o.Annotations, v1alpha1.AnnotationDrain, v1alpha1.AnnotationBGPASN, v1alpha1.AnnotationBGPRouterID)
 		n.DeletionTimestamp = o.DeletionTimestamp
 		for _, t := range o.Spec.Taints {
 			n.Spec.Taints = append(n.Spec.Taints, corev1.Taint{Key: t.Key})
@@ -38,6 +38,12 @@ func strip(obj any) (any, error) {
 		}, nil
 	case *v1alpha1.L2Advertisement:
 		return &v1alpha1.L2Advertisement{ObjectMeta: identity(o.ObjectMeta), Spec: o.Spec}, nil
+	case *v1alpha1.BGPPeer:
+		return &v1alpha1.BGPPeer{ObjectMeta: labelled(o.ObjectMeta), Spec: o.Spec}, nil
+	case *v1alpha1.BGPAdvertisement:
+		return &v1alpha1.BGPAdvertisement{ObjectMeta: identity(o.ObjectMeta), Spec: o.Spec}, nil
+	case *v1alpha1.BFDProfile:
+		return &v1alpha1.BFDProfile{ObjectMeta: identity(o.ObjectMeta), Spec: o.Spec}, nil
 	case *v1alpha1.Speaker:
 		return &v1alpha1.Speaker{ObjectMeta: identity(o.ObjectMeta), Spec: o.Spec, Status: o.Status}, nil
 	}
@@ -54,9 +60,15 @@ func labelled(m metav1.ObjectMeta) metav1.ObjectMeta {
 	return is
 }
 
-func only(labels map[string]string, key string) map[string]string {
-	if v, ok := labels[key]; ok {
-		return map[string]string{key: v}
+func only(annotations map[string]string, keys ...string) map[string]string {
+	var kept map[string]string
+	for _, key := range keys {
+		if v, ok := annotations[key]; ok {
+			if kept == nil {
+				kept = map[string]string{}
+			}
+			kept[key] = v
+		}
 	}
-	return nil
+	return kept
 }

@@ -30,6 +30,15 @@ type saved struct {
 	Pools          []v1alpha1.LoadBalancerIPPool `json:"loadBalancerIPPools"`
 	Advertisements []v1alpha1.L2Advertisement    `json:"l2Advertisements"`
 	Speakers       []v1alpha1.Speaker            `json:"speakers"`
+	// BGP is nil if it was not known.
+	BGP *savedBGP `json:"bgp,omitempty"`
+}
+
+// savedBGP is what the file has about BGP: no passwords.
+type savedBGP struct {
+	Peers          []v1alpha1.BGPPeer          `json:"bgpPeers"`
+	Advertisements []v1alpha1.BGPAdvertisement `json:"bgpAdvertisements"`
+	Profiles       []v1alpha1.BFDProfile       `json:"bfdProfiles"`
 }
 
 // load reads the file into a store that is complete; nil without one. What it
@@ -62,6 +71,12 @@ func load(path string) (*store, error) {
 	add(f.Advertisements, s.setAdvertisement)
 	add(f.Speakers, s.setSpeaker)
 	s.reach(complete)
+	if bgp := f.BGP; bgp != nil {
+		add(bgp.Peers, s.setPeer)
+		add(bgp.Advertisements, s.setBGPAdvertisement)
+		add(bgp.Profiles, s.setProfile)
+		s.completeBGP()
+	}
 	return s, nil
 }
 
@@ -80,6 +95,14 @@ func (s *Source) save(ctx context.Context) error {
 		take(ctx, s.cluster, &v1alpha1.L2AdvertisementList{}, func(l *v1alpha1.L2AdvertisementList) { f.Advertisements = l.Items }),
 		take(ctx, s.cluster, &v1alpha1.SpeakerList{}, func(l *v1alpha1.SpeakerList) { f.Speakers = l.Items }),
 	)
+	if s.store.knowsBGP() {
+		f.BGP = &savedBGP{}
+		err = errors.Join(err,
+			take(ctx, s.cluster, &v1alpha1.BGPPeerList{}, func(l *v1alpha1.BGPPeerList) { f.BGP.Peers = l.Items }),
+			take(ctx, s.cluster, &v1alpha1.BGPAdvertisementList{}, func(l *v1alpha1.BGPAdvertisementList) { f.BGP.Advertisements = l.Items }),
+			take(ctx, s.cluster, &v1alpha1.BFDProfileList{}, func(l *v1alpha1.BFDProfileList) { f.BGP.Profiles = l.Items }),
+		)
+	}
 	if err != nil {
 		return fmt.Errorf("save the state: %w", err)
 	}
@@ -173,5 +196,6 @@ func succeed(live State, before *store) State {
 		}
 	}
 	live.NodesChanged, live.SpeakersChanged, live.ScopesChanged = true, true, true
+	live.PeeringChanged = live.Peering != nil
 	return live
 }

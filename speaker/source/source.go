@@ -6,6 +6,7 @@ package source
 import (
 	"context"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/go-logr/logr"
@@ -20,6 +21,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/fairlead-lb/fairlead/api/v1alpha1"
+	"github.com/fairlead-lb/fairlead/plan/kube"
 )
 
 // lateInterval is between messages that the API server is awaited.
@@ -48,6 +50,9 @@ func Mapper() meta.RESTMapper {
 	m.Add(v1alpha1.GroupVersion.WithKind("LoadBalancerIPPool"), meta.RESTScopeRoot)
 	m.Add(v1alpha1.GroupVersion.WithKind("L2Advertisement"), meta.RESTScopeRoot)
 	m.Add(v1alpha1.GroupVersion.WithKind("Speaker"), meta.RESTScopeRoot)
+	m.Add(v1alpha1.GroupVersion.WithKind("BGPPeer"), meta.RESTScopeRoot)
+	m.Add(v1alpha1.GroupVersion.WithKind("BGPAdvertisement"), meta.RESTScopeRoot)
+	m.Add(v1alpha1.GroupVersion.WithKind("BFDProfile"), meta.RESTScopeRoot)
 	return m
 }
 
@@ -69,6 +74,9 @@ func CacheOptions(config *rest.Config, scheme *runtime.Scheme) (cache.Options, e
 			&v1alpha1.LoadBalancerIPPool{}: {Transform: strip},
 			&v1alpha1.L2Advertisement{}:    {Transform: strip},
 			&v1alpha1.Speaker{}:            {Transform: strip},
+			&v1alpha1.BGPPeer{}:            {Transform: strip},
+			&v1alpha1.BGPAdvertisement{}:   {Transform: strip},
+			&v1alpha1.BFDProfile{}:         {Transform: strip},
 		},
 	}, nil
 }
@@ -98,11 +106,24 @@ type Cluster interface {
 
 // New returns a Source on a cache made with CacheOptions, which the caller
 // starts. With a file it keeps the state there; what the file has is the state
-// until the API server was read completely. When it was, read is called once.
-func New(log logr.Logger, cluster Cluster, file string, read func()) *Source {
+// until the API server was read completely. The caller runs the Secrets, of
+// which no file ever has anything. When all but what is about BGP was read, read
+// is called once.
+func New(log logr.Logger, cluster Cluster, file string, secrets *Secrets, read func()) *Source {
 	s := &Source{
 		log: log, cluster: cluster, store: newStore(), changed: make(chan struct{}, 1), read: read,
 		file: file, unsaved: make(chan struct{}, 1),
+	}
+	unread := func(st *store) {
+		for _, name := range secrets.names {
+			st.setPassword(name, kube.PasswordUnread(name, nil))
+		}
+	}
+	unread(s.store)
+	secrets.set = func(name string, p kube.Password) {
+		if s.store.setPassword(name, p) {
+			signal(s.changed)
+		}
 	}
 	if file == "" {
 		return s
@@ -112,6 +133,7 @@ func New(log logr.Logger, cluster Cluster, file string, read func()) *Source {
 	case err != nil:
 		log.Error(err, "Waiting for the API server instead")
 	case before != nil:
+		unread(before)
 		s.before = before
 		s.notify()
 	}
@@ -183,6 +205,24 @@ func (s *Source) run(ctx context.Context) error {
 		s.store.reach(step.reach)
 		s.notify()
 	}
+	// Nothing of layer 2 waits for BGP. BGP waits for all of this: an address whose
+	// advertisement wasn't read yet would go to peers that it must not go to.
+	bgp, err := follow(ctx, s.cluster, s.notify, []handler{
+		{&v1alpha1.BGPPeer{}, onObject(s.store.setPeer)},
+		{&v1alpha1.BGPAdvertisement{}, onObject(s.store.setBGPAdvertisement)},
+		{&v1alpha1.BFDProfile{}, onObject(s.store.setProfile)},
+	})
+	if err != nil {
+		return err
+	}
+	var rest sync.WaitGroup
+	defer rest.Wait()
+	rest.Go(func() {
+		if s.wait(ctx, bgp) {
+			s.store.completeBGP()
+			s.notify()
+		}
+	})
 	if s.file != "" {
 		s.keep(ctx)
 	}
@@ -203,7 +243,7 @@ func (s *Source) wait(ctx context.Context, synced []toolscache.DoneChecker) bool
 			case <-c.Done():
 				done = true
 			case <-late.C:
-				s.log.Info("Waiting for the API server: nothing is announced before it was read completely", "missing", c.Name())
+				s.log.Info("Waiting for the API server: nothing that needs this is announced before it was read completely", "missing", c.Name())
 			}
 		}
 	}

@@ -35,13 +35,15 @@ type cluster struct {
 	source    *Source
 }
 
+func noSecrets() *Secrets { return NewSecrets("fairlead", nil, nil) }
+
 // newCluster returns a cluster whose Source doesn't run yet.
 func newCluster(t *testing.T, log logr.Logger) *cluster { return newClusterWithFile(t, log, "") }
 
 func newClusterWithFile(t *testing.T, log logr.Logger, file string) *cluster {
 	t.Helper()
 	c := &cluster{t: t, kinds: map[string]*fakesource.FakeControllerSource{}}
-	for _, kind := range []string{"*v1.Node", "*v1.Service", "*v1.EndpointSlice", "*v1alpha1.LoadBalancerIP", "*v1alpha1.LoadBalancerIPPool", "*v1alpha1.L2Advertisement", "*v1alpha1.Speaker"} {
+	for _, kind := range []string{"*v1.Node", "*v1.Service", "*v1.EndpointSlice", "*v1alpha1.LoadBalancerIP", "*v1alpha1.LoadBalancerIPPool", "*v1alpha1.L2Advertisement", "*v1alpha1.Speaker", "*v1alpha1.BGPPeer", "*v1alpha1.BGPAdvertisement", "*v1alpha1.BFDProfile"} {
 		c.kinds[kind] = fakesource.NewFakeControllerSource()
 	}
 	scheme, err := Scheme()
@@ -60,7 +62,7 @@ func newClusterWithFile(t *testing.T, log logr.Logger, file string) *cluster {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.informers, c.source = informers, New(log, informers, file, func() {})
+	c.informers, c.source = informers, New(log, informers, file, noSecrets(), func() {})
 	return c
 }
 

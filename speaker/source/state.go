@@ -50,6 +50,12 @@ type State struct {
 	Advertising   *kube.Advertising
 	ScopesChanged bool
 
+	// Peering is which sessions nodes have. It is nil until everything about BGP
+	// is known: nothing is to be announced by BGP before. PeeringChanged says that
+	// it may not be as it was.
+	Peering        *kube.Peering
+	PeeringChanged bool
+
 	// Speakers of all nodes, the own one too, by name.
 	Speakers        []*v1alpha1.Speaker
 	SpeakersChanged bool
@@ -103,6 +109,9 @@ func (s *store) state() (State, bool) {
 		s.nodesDirty, s.scopingDirty = true, true // they are told again
 		return *v, true
 	}
+	if v.PeeringChanged = s.bgpSynced && s.peeringDirty; v.PeeringChanged {
+		v.Peering, s.peeringDirty = s.peering(), false
+	}
 	v.Changed, v.Gone = nil, nil
 	for addr := range s.dirty {
 		if p := s.ips[addr]; p != nil {
@@ -123,15 +132,15 @@ func (s *store) state() (State, bool) {
 // advertise resolves the advertisements anew. If they say something else than
 // before, it may be about any address.
 func (s *store) advertise() {
-	nodes := make(map[string]labels.Set, len(s.nodes))
-	for name, n := range s.nodes {
-		nodes[name] = n.labels
-	}
 	pools := make(map[string]labels.Set, len(s.pools))
 	for name, p := range s.pools {
 		pools[name] = p.labels
 	}
-	now := kube.NewAdvertising(slices.Collect(maps.Values(s.ads)), nodes, pools)
+	o := kube.Objects{L2: slices.Collect(maps.Values(s.ads)), Nodes: s.nodeLabels(), Pools: pools}
+	if s.bgpSynced {
+		o.BGP, o.Peers = slices.Collect(maps.Values(s.bgpAds)), slices.Collect(maps.Values(s.peers))
+	}
+	now := kube.NewAdvertising(o)
 	if now.Equal(s.advertising) {
 		return
 	}
@@ -167,10 +176,12 @@ func (s *store) address(addr netip.Addr, p *ip) Address {
 					svc.Endpoints = append(svc.Endpoints, sl.endpoints...)
 				}
 			}
+		} else {
+			svc.Backed = s.backed(name).has(addr)
 		}
 		a.Services = append(a.Services, svc)
 		holders = append(holders, is.labels.set())
 	}
-	a.Scope = s.advertising.Scope(p.pool, holders)
+	a.Scope, a.BGP = s.advertising.Scope(p.pool, holders)
 	return a
 }

@@ -10,6 +10,7 @@ import (
 
 	"go4.org/netipx"
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 
@@ -34,19 +35,28 @@ type store struct {
 	services map[types.NamespacedName]*keptService
 	slices   map[types.NamespacedName][]*slice
 	ips      map[netip.Addr]*ip
+	peers    map[string]*v1alpha1.BGPPeer
+	bgpAds   map[string]*v1alpha1.BGPAdvertisement
+	profiles map[string]*v1alpha1.BFDProfile
+	// passwords are of the Secrets that may be read.
+	passwords map[string]kube.Password
 	// users are the addresses that name a Service.
 	users map[types.NamespacedName][]netip.Addr
 
 	// dirty are the addresses that may not be as in view any longer.
 	dirty                                   map[netip.Addr]struct{}
 	nodesDirty, speakersDirty, scopingDirty bool
-	advertising                             *kube.Advertising
-	view                                    State
+	// bgpSynced says that everything about BGP is known, which nothing else
+	// waits for.
+	bgpSynced, peeringDirty bool
+	advertising             *kube.Advertising
+	view                    State
 }
 
 type knownNode struct {
 	plan   plan.Node
 	labels labels.Set
+	bgp    kube.NodeBGP
 }
 
 type knownPool struct {
@@ -63,11 +73,15 @@ func newStore() *store {
 		services:     map[types.NamespacedName]*keptService{},
 		slices:       map[types.NamespacedName][]*slice{},
 		ips:          map[netip.Addr]*ip{},
+		peers:        map[string]*v1alpha1.BGPPeer{},
+		bgpAds:       map[string]*v1alpha1.BGPAdvertisement{},
+		profiles:     map[string]*v1alpha1.BFDProfile{},
+		passwords:    map[string]kube.Password{},
 		users:        map[types.NamespacedName][]netip.Addr{},
 		dirty:        map[netip.Addr]struct{}{},
 		nodesDirty:   true,
 		scopingDirty: true,
-		advertising:  kube.NewAdvertising(nil, nil, nil),
+		advertising:  kube.NewAdvertising(kube.Objects{}),
 		view:         State{Addresses: map[netip.Addr]Address{}},
 	}
 }
@@ -94,14 +108,16 @@ func (s *store) setNode(old, obj *corev1.Node) bool {
 	defer s.mu.Unlock()
 	if obj == nil {
 		delete(s.nodes, old.Name)
-		s.nodesDirty, s.scopingDirty = true, true
+		s.nodesDirty, s.scopingDirty, s.peeringDirty = true, true, true
 		return s.progress >= outlined
 	}
-	n := knownNode{kube.Node(obj), obj.Labels}
+	n := knownNode{kube.Node(obj), obj.Labels, kube.ReadNodeBGP(obj.Annotations)}
 	tell(&n.plan, s.speakers[obj.Name])
 	was, ok := s.nodes[obj.Name]
 	if !ok || !maps.Equal(was.labels, n.labels) {
-		s.scopingDirty = true
+		s.scopingDirty, s.peeringDirty = true, true
+	} else if was.bgp != n.bgp {
+		s.peeringDirty = true
 	} else if was.plan.Equal(n.plan) {
 		return false
 	}
@@ -210,27 +226,34 @@ func (s *store) setSlice(old, obj *slice) bool {
 	changed := false
 	if old != nil && (obj == nil || old.of() != obj.of()) {
 		of := old.of()
+		was := s.backed(of)
 		s.slices[of] = slices.DeleteFunc(s.slices[of], func(o *slice) bool { return o.name == old.name })
 		if len(s.slices[of]) == 0 {
 			delete(s.slices, of)
 		}
-		changed = s.touchLocal(of)
+		changed = s.touchLocal(of) || s.backed(of) != was && s.touchOthers(of)
 	}
 	if obj == nil || obj.service == "" {
 		return changed
 	}
 	of := obj.of()
+	was := s.backed(of)
+	changed = s.setSliceOf(of, obj) || changed
+	return s.backed(of) != was && s.touchOthers(of) || changed
+}
+
+func (s *store) setSliceOf(of types.NamespacedName, obj *slice) bool {
 	i := slices.IndexFunc(s.slices[of], func(o *slice) bool { return o.name == obj.name })
 	if i < 0 {
 		s.slices[of] = append(s.slices[of], obj)
-		return s.touchLocal(of) || changed
+		return s.touchLocal(of)
 	}
 	was := s.slices[of][i]
 	s.slices[of][i] = obj
 	if was.family == obj.family && slices.Equal(was.endpoints, obj.endpoints) {
-		return changed
+		return false
 	}
-	return s.touchLocal(of) || changed
+	return s.touchLocal(of)
 }
 
 func (s *store) setIP(old, obj *ip) bool {
@@ -277,4 +300,30 @@ func (s *store) touch(name types.NamespacedName) bool {
 func (s *store) touchLocal(name types.NamespacedName) bool {
 	svc := s.services[name]
 	return svc != nil && svc.local && s.touch(name)
+}
+
+// touchOthers is touch for a change of whether there are endpoints that take
+// traffic, which matters to BGP also for Services that are not Local.
+func (s *store) touchOthers(name types.NamespacedName) bool {
+	svc := s.services[name]
+	return svc != nil && !svc.local && s.touch(name)
+}
+
+// backing is for which families a Service has endpoints that take traffic.
+type backing struct{ ipv4, ipv6 bool }
+
+func (b backing) has(addr netip.Addr) bool { return addr.Is4() && b.ipv4 || addr.Is6() && b.ipv6 }
+
+// backed is worked out only where there is BGP.
+func (s *store) backed(name types.NamespacedName) (b backing) {
+	if !s.bgpSynced || len(s.peers) == 0 {
+		return b
+	}
+	for _, sl := range s.slices[name] {
+		if plan.Backed(sl.endpoints) {
+			b.ipv4 = b.ipv4 || sl.family == discoveryv1.AddressTypeIPv4
+			b.ipv6 = b.ipv6 || sl.family == discoveryv1.AddressTypeIPv6
+		}
+	}
+	return b
 }

@@ -20,6 +20,7 @@ import (
 
 	"github.com/fairlead-lb/fairlead/api/v1alpha1"
 	"github.com/fairlead-lb/fairlead/plan"
+	"github.com/fairlead-lb/fairlead/plan/kube"
 )
 
 func node(name string, edits ...func(*corev1.Node)) *corev1.Node {
@@ -106,6 +107,12 @@ func change(s *store, obj client.Object, gone bool) bool {
 		return onObject(s.setAdvertisement)(old, stripped)
 	case *v1alpha1.Speaker:
 		return onObject(s.setSpeaker)(old, stripped)
+	case *v1alpha1.BGPPeer:
+		return onObject(s.setPeer)(old, stripped)
+	case *v1alpha1.BGPAdvertisement:
+		return onObject(s.setBGPAdvertisement)(old, stripped)
+	case *v1alpha1.BFDProfile:
+		return onObject(s.setProfile)(old, stripped)
 	}
 	panic(fmt.Sprintf("%T", obj))
 }
@@ -125,6 +132,7 @@ type seen struct {
 	Addresses []plan.Address
 	Records   map[netip.Addr]Record
 	Speakers  []string
+	Peers     map[string][]kube.Peer // of each node
 }
 
 func sorted(t *testing.T, s *store) seen {
@@ -143,6 +151,12 @@ func sorted(t *testing.T, s *store) seen {
 	for _, s := range st.Speakers {
 		v.Speakers = append(v.Speakers, s.Name)
 	}
+	if st.Peering != nil {
+		v.Peers = map[string][]kube.Peer{}
+		for _, n := range st.Nodes {
+			v.Peers[n.Name] = st.Peering.Of(n.Name)
+		}
+	}
 	slices.SortFunc(v.Addresses, func(a, b plan.Address) int { return a.Addr.Compare(b.Addr) })
 	return v
 }
@@ -159,7 +173,8 @@ func pool(name string, labels map[string]string) *v1alpha1.LoadBalancerIPPool {
 	return &v1alpha1.LoadBalancerIPPool{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: labels}}
 }
 
-var sameAddr = gocmp.Options{gocmp.Comparer(func(a, b netip.Addr) bool { return a == b }), gocmp.Comparer(sameScope)}
+var sameAddr = gocmp.Options{gocmp.Comparer(func(a, b netip.Addr) bool { return a == b }), gocmp.Comparer(sameScope),
+	gocmp.Comparer(func(a, b *plan.BGPScope) bool { return reflect.DeepEqual(a, b) })}
 
 func sameScope(a, b *plan.Scope) bool { return reflect.DeepEqual(a, b) }
 
@@ -348,9 +363,10 @@ func TestAnyOrderOfEventsEndsInTheSameState(t *testing.T) {
 		histories := map[string][]event{}
 		for range 60 {
 			var obj client.Object
-			switch rnd.IntN(7) {
+			switch rnd.IntN(10) {
 			case 0:
 				obj = node(pick("n"), func(n *corev1.Node) {
+					n.Annotations = map[string]string{v1alpha1.AnnotationBGPASN: pick("6451")}
 					n.Spec.Unschedulable, n.Labels = rnd.IntN(2) == 0, map[string]string{"zone": pick("z")}
 				})
 			case 1:
@@ -371,6 +387,20 @@ func TestAnyOrderOfEventsEndsInTheSameState(t *testing.T) {
 					s.NodeSelector = &metav1.LabelSelector{MatchLabels: map[string]string{"zone": pick("z")}}
 				})
 			case 6:
+				p := bgpPeer(pick("p"), func(s *v1alpha1.BGPPeerSpec) {
+					s.NodeSelector = &metav1.LabelSelector{MatchLabels: map[string]string{"zone": pick("z")}}
+					s.BFDProfile = pick("f")
+				})
+				p.Labels = map[string]string{"rack": pick("r")}
+				obj = p
+			case 7:
+				obj = &v1alpha1.BGPAdvertisement{ObjectMeta: metav1.ObjectMeta{Name: pick("ad")}, Spec: v1alpha1.BGPAdvertisementSpec{
+					PoolSelector: &metav1.LabelSelector{MatchLabels: map[string]string{"tier": pick("t")}},
+					PeerSelector: &metav1.LabelSelector{MatchLabels: map[string]string{"rack": pick("r")}},
+				}}
+			case 8:
+				obj = &v1alpha1.BFDProfile{ObjectMeta: metav1.ObjectMeta{Name: pick("f")}, Spec: v1alpha1.BFDProfileSpec{DetectMultiplier: rnd.Int32N(9)}}
+			case 9:
 				obj = speaker(pick("n"), func(s *v1alpha1.Speaker) { s.Status.Interfaces = []v1alpha1.Interface{{Name: pick("eth")}} })
 			}
 			key := fmt.Sprintf("%T %s", obj, obj.GetName())
@@ -386,12 +416,16 @@ func TestAnyOrderOfEventsEndsInTheSameState(t *testing.T) {
 				if left[k] = left[k][1:]; len(left[k]) == 0 {
 					delete(left, k)
 				}
+				if rnd.IntN(9) == 0 {
+					s.completeBGP()
+				}
 				if rnd.IntN(5) == 0 {
 					s.reach(complete)
 					s.state() // what was read between is not kept
 				}
 			}
 			s.reach(complete)
+			s.completeBGP()
 			return sorted(t, s)
 		}
 		if diff := gocmp.Diff(run(), run(), sameAddr); diff != "" {
