@@ -151,6 +151,9 @@ func (c *Controller) speakerEvents() toolscache.ResourceEventHandlerFuncs {
 			if !equality.Semantic.DeepEqual(before.(*v1alpha1.Speaker).Status.Interfaces, after.(*v1alpha1.Speaker).Status.Interfaces) {
 				changed()
 			}
+			if !equality.Semantic.DeepEqual(before.(*v1alpha1.Speaker).Status.BGP, after.(*v1alpha1.Speaker).Status.BGP) {
+				c.config.Add(request(peersChanged))
+			}
 		},
 		DeleteFunc: func(any) { changed() },
 	}

@@ -65,8 +65,10 @@ type Controller struct {
 	// terrain, and the nodes for avoided, which is what the ledger was told last.
 	started time.Time
 	terrain atomic.Pointer[terrain]
-	avoided avoidance
-	teller  *teller
+	// sessions are read by the same goroutine.
+	sessions atomic.Pointer[sessions]
+	avoided  avoidance
+	teller   *teller
 	// atWork counts the Services that are being worked on.
 	atWork atomic.Int32
 	// warm says that the caches are filled, and filled that the ledger is.
@@ -85,6 +87,7 @@ type queue = workqueue.TypedRateLimitingInterface[reconcile.Request]
 const (
 	poolsChanged  = "pools"
 	nodesChanged  = "nodes" // or what advertisements make of them
+	peersChanged  = "peers" // or their sessions
 	somethingFree = "free addresses"
 )
 
@@ -155,6 +158,7 @@ func watched() []client.Object {
 	return []client.Object{
 		&corev1.Service{}, &corev1.Namespace{}, &corev1.Node{}, &discoveryv1.EndpointSlice{},
 		&v1alpha1.LoadBalancerIPPool{}, &v1alpha1.LoadBalancerIP{}, &v1alpha1.Speaker{}, &v1alpha1.L2Advertisement{},
+		&v1alpha1.BGPAdvertisement{}, &v1alpha1.BGPPeer{}, &v1alpha1.BFDProfile{},
 	}
 }
 
@@ -222,6 +226,9 @@ func (c *Controller) fill(ctx context.Context) error {
 	}
 	c.started = c.now()
 	if _, _, err := c.readTerrain(ctx); err != nil {
+		return err
+	}
+	if _, err := c.readSessions(ctx); err != nil {
 		return err
 	}
 	if _, err := c.readAvoided(ctx); err != nil {
@@ -295,6 +302,8 @@ func (c *Controller) reconcileConfig(ctx context.Context, req reconcile.Request)
 		return reconcile.Result{}, c.reconcilePools(ctx)
 	case nodesChanged:
 		return reconcile.Result{}, c.reconcileNodes(ctx)
+	case peersChanged:
+		return reconcile.Result{}, c.reconcilePeers(ctx)
 	case somethingFree:
 		c.wakeLongest()
 	}
@@ -313,7 +322,7 @@ func (c *Controller) reconcileNodes(ctx context.Context) error {
 		c.enqueueAddresses(all)
 		c.enqueueHolders(all, rescoped)
 	}
-	return errors.Join(c.reconcileAvoided(ctx), c.tellAdvertisements(ctx))
+	return errors.Join(c.reconcileAvoided(ctx), c.tellAdvertisements(ctx), c.tellBGPAdvertisements(ctx), c.reconcilePeers(ctx))
 }
 
 // namespaceLabels returns the labels that namespaceSelectors look at.

@@ -19,6 +19,7 @@ import (
 
 	"github.com/fairlead-lb/fairlead/api/v1alpha1"
 	"github.com/fairlead-lb/fairlead/ipam"
+	"github.com/fairlead-lb/fairlead/plan"
 	"github.com/fairlead-lb/fairlead/plan/kube"
 )
 
@@ -33,12 +34,15 @@ func (c *Controller) watch(ctx context.Context) (stop func(), err error) {
 	handlers := map[client.Object]toolscache.ResourceEventHandlerFuncs{
 		&corev1.Service{}:              c.serviceEvents(),
 		&corev1.Namespace{}:            c.namespaceEvents(),
-		&discoveryv1.EndpointSlice{}:   on(c.endpointsChanged),
+		&discoveryv1.EndpointSlice{}:   c.endpointEvents(),
 		&corev1.Node{}:                 c.nodeEvents(),
 		&v1alpha1.LoadBalancerIPPool{}: c.poolEvents(),
 		&v1alpha1.LoadBalancerIP{}:     c.addressEvents(),
 		&v1alpha1.Speaker{}:            c.speakerEvents(),
 		&v1alpha1.L2Advertisement{}:    c.advertisementEvents(),
+		&v1alpha1.BGPAdvertisement{}:   c.bgpAdvertisementEvents(),
+		&v1alpha1.BGPPeer{}:            c.peerEvents(),
+		&v1alpha1.BFDProfile{}:         on(func(*v1alpha1.BFDProfile) { c.config.Add(request(peersChanged)) }),
 	}
 	for obj, handler := range handlers {
 		informer, err := c.cache.GetInformer(ctx, obj)
@@ -169,6 +173,28 @@ func (c *Controller) namespaceEvents() toolscache.ResourceEventHandlerFuncs {
 			}
 		},
 	}
+}
+
+func (c *Controller) endpointEvents() toolscache.ResourceEventHandlerFuncs {
+	// Whether a node may announce by BGP depends on whether there is an endpoint
+	// at all.
+	backing := func(slice *discoveryv1.EndpointSlice) {
+		if len(c.terrain.Load().advertising.BGPPeers()) > 0 {
+			c.enqueueHolders(c.ledger.held(kube.ServiceOf(slice)), true)
+		}
+	}
+	handlers := on(func(slice *discoveryv1.EndpointSlice) {
+		c.endpointsChanged(slice)
+		backing(slice)
+	})
+	handlers.UpdateFunc = func(before, after any) {
+		b, a := before.(*discoveryv1.EndpointSlice), after.(*discoveryv1.EndpointSlice)
+		c.endpointsChanged(a)
+		if plan.Backed(kube.Endpoints(b)) != plan.Backed(kube.Endpoints(a)) {
+			backing(a)
+		}
+	}
+	return handlers
 }
 
 // endpointsChanged has the addresses of a Service placed again, which only

@@ -31,8 +31,8 @@ func indexEndpointsByService(obj client.Object) []string {
 }
 
 // serviceOf reads what placement of an address needs to know of a Service that
-// holds it, and its labels. Only for externalTrafficPolicy Local do the endpoints matter. A
-// Service that the cache doesn't have yet asks for nothing.
+// holds it, and its labels. Only for externalTrafficPolicy Local, and for BGP, do
+// the endpoints matter. A Service that the cache doesn't have yet asks for nothing.
 func (c *Controller) serviceOf(ctx context.Context, name types.NamespacedName, addr netip.Addr) (plan.Service, labels.Set) {
 	s := plan.Service{Namespace: name.Namespace, Name: name.Name}
 	var svc corev1.Service
@@ -40,7 +40,7 @@ func (c *Controller) serviceOf(ctx context.Context, name types.NamespacedName, a
 		return s, nil
 	}
 	s.Local = svc.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal
-	if !s.Local {
+	if !s.Local && len(c.terrain.Load().advertising.BGPPeers()) == 0 {
 		return s, svc.Labels
 	}
 	family := discoveryv1.AddressTypeIPv4
@@ -55,6 +55,9 @@ func (c *Controller) serviceOf(ctx context.Context, name types.NamespacedName, a
 		if list.Items[i].AddressType == family {
 			s.Endpoints = append(s.Endpoints, kube.Endpoints(&list.Items[i])...)
 		}
+	}
+	if !s.Local {
+		s.Backed, s.Endpoints = plan.Backed(s.Endpoints), nil
 	}
 	return s, svc.Labels
 }
@@ -188,16 +191,6 @@ func (c *Controller) parting(ctx context.Context, obj *v1alpha1.LoadBalancerIP) 
 		first = svc
 	}
 	return false
-}
-
-// unowned says why no node may announce the address, empty if one may.
-func (c *Controller) unowned(ctx context.Context, addr netip.Addr) (plan.Reason, string) {
-	obj := c.ledger.object(addr)
-	if obj == nil {
-		return "", ""
-	}
-	on := c.terrain.Load()
-	return plan.Unowned(c.planAddress(ctx, on, obj, addr), on.nodes)
 }
 
 // place proposes an owner where one is needed. It returns after what time to

@@ -20,7 +20,6 @@ import (
 
 	"github.com/fairlead-lb/fairlead/api/v1alpha1"
 	"github.com/fairlead-lb/fairlead/ipam"
-	"github.com/fairlead-lb/fairlead/plan"
 )
 
 // reconcileService makes what a Service holds and shows agree with what it
@@ -148,7 +147,7 @@ func (c *Controller) serve(ctx context.Context, svc *corev1.Service) (time.Durat
 		}
 	}
 	updated := svc.DeepCopy()
-	setStatus(updated, a, len(a.Surplus) > 0 || len(adopt) > 0, c.claimed, func(a netip.Addr) (plan.Reason, string) { return c.unowned(ctx, a) }, metav1.NewTime(c.now()))
+	setStatus(updated, a, len(a.Surplus) > 0 || len(adopt) > 0, func(a netip.Addr) announcing { return c.announcing(ctx, a) }, metav1.NewTime(c.now()))
 	c.setConflict(updated, a.Addresses)
 	surplus := c.ledger.holdingsOf(name, a.Surplus)
 	if len(surplus) > 0 && equality.Semantic.DeepEqual(svc, updated) {
@@ -294,12 +293,6 @@ func (c *Controller) tell(before, after *corev1.Service) {
 		kind = corev1.EventTypeNormal
 	}
 	c.teller.tell(after, kind, is.Reason, is.Message)
-}
-
-// claimed reports whether a node has claimed the address.
-func (c *Controller) claimed(addr netip.Addr) bool {
-	obj := c.ledger.object(addr)
-	return obj != nil && obj.Status.L2 != nil
 }
 
 // awaitsClaim reports whether a node is proposed for the address that has not

@@ -15,7 +15,6 @@ import (
 
 	"github.com/fairlead-lb/fairlead/api/v1alpha1"
 	"github.com/fairlead-lb/fairlead/ipam"
-	"github.com/fairlead-lb/fairlead/plan"
 )
 
 // Reasons of a Service's conditions beside those of [ipam.Reason].
@@ -32,7 +31,8 @@ const (
 	// ReasonStatusContested: what the Service should show is bound to it, and
 	// another client keeps writing something else into its status.
 	ReasonStatusContested = "StatusContested"
-	// ReasonAnnounced: a node has claimed every address.
+	// ReasonAnnounced: every address was claimed by a node, or a node that
+	// announces it by BGP has a session.
 	ReasonAnnounced = "Announced"
 	// ReasonNotSelected: a node announces every address, and advertisements no
 	// longer let any do so.
@@ -41,6 +41,9 @@ const (
 	ReasonAwaitingClaim = "AwaitingClaim"
 	// ReasonNoEligibleNode: no node has claimed the address, and none may.
 	ReasonNoEligibleNode = "NoEligibleNode"
+	// ReasonNoSession: nodes may announce the address by BGP alone, and none of
+	// them has a session with a peer that it goes to.
+	ReasonNoSession = "NoSession"
 	// ReasonAddressConflict: a host outside the cluster has the address, too;
 	// the message has its MAC.
 	ReasonAddressConflict = "AddressConflict"
@@ -51,7 +54,7 @@ const (
 // setStatus makes svc show an allocation: finalizer, ingress and conditions.
 // Only if it had an address of ours before is the finalizer taken off when it
 // has none now: every load balancer uses the same.
-func setStatus(svc *corev1.Service, a Allocation, had bool, claimed func(netip.Addr) bool, unowned func(netip.Addr) (plan.Reason, string), now metav1.Time) {
+func setStatus(svc *corev1.Service, a Allocation, had bool, how func(netip.Addr) announcing, now metav1.Time) {
 	setIngress(svc, a.Addresses)
 	if len(a.Addresses) > 0 {
 		if !helpers.HasLBFinalizer(svc) {
@@ -61,7 +64,7 @@ func setStatus(svc *corev1.Service, a Allocation, had bool, claimed func(netip.A
 		dropFinalizer(svc)
 	}
 	setCondition(svc, allocatedCondition(a), now)
-	setCondition(svc, announcedCondition(a.Addresses, claimed, unowned), now)
+	setCondition(svc, announcedCondition(a.Addresses, how), now)
 }
 
 // clearStatus makes svc show nothing of ours. The addresses are those that it
@@ -171,45 +174,6 @@ func refusalText(refusals []ipam.Refusal) string {
 		}
 	}
 	return strings.Join(texts, "; ")
-}
-
-// announcedCondition names no node: an address that moves writes no Service.
-func announcedCondition(addrs []netip.Addr, claimed func(netip.Addr) bool, unowned func(netip.Addr) (plan.Reason, string)) metav1.Condition {
-	cond := metav1.Condition{Type: v1alpha1.ServiceAnnounced, Status: metav1.ConditionFalse}
-	if len(addrs) == 0 {
-		cond.Reason, cond.Message = ReasonNotAllocated, "there is no address to announce"
-		return cond
-	}
-	var waiting, why, stranded, texts []string
-	for _, a := range addrs {
-		texts = append(texts, a.String())
-		reason, text := unowned(a)
-		if claimed(a) {
-			if reason.Selection() {
-				stranded = append(stranded, text)
-			}
-			continue
-		}
-		waiting = append(waiting, a.String())
-		if reason != "" {
-			why = append(why, text)
-		}
-	}
-	if len(why) > 0 {
-		cond.Reason, cond.Message = ReasonNoEligibleNode, strings.Join(why, "; ")
-		return cond
-	}
-	if len(waiting) > 0 {
-		cond.Reason, cond.Message = ReasonAwaitingClaim, "no node has claimed "+strings.Join(waiting, " and ")+" yet"
-		return cond
-	}
-	cond.Status, cond.Reason = metav1.ConditionTrue, ReasonAnnounced
-	cond.Message = strings.Join(texts, " and ") + " announced on layer 2"
-	if len(stranded) > 0 {
-		cond.Reason = ReasonNotSelected
-		cond.Message += " where it was, although " + strings.Join(stranded, "; ")
-	}
-	return cond
 }
 
 // setGivingUp says that addresses which the Service holds and does not show

@@ -54,7 +54,7 @@ func newWorld(t *testing.T, objects ...client.Object) *world {
 		}
 	}
 	w.api = fake.NewClientBuilder().WithScheme(scheme).WithObjects(objects...).
-		WithStatusSubresource(&corev1.Service{}, &v1alpha1.LoadBalancerIP{}, &v1alpha1.LoadBalancerIPPool{}, &v1alpha1.L2Advertisement{}).
+		WithStatusSubresource(&corev1.Service{}, &v1alpha1.LoadBalancerIP{}, &v1alpha1.LoadBalancerIPPool{}, &v1alpha1.L2Advertisement{}, &v1alpha1.BGPAdvertisement{}, &v1alpha1.BGPPeer{}).
 		WithIndex(&discoveryv1.EndpointSlice{}, endpointsByService, indexEndpointsByService).Build()
 	w.c = w.controller()
 	w.sync()

@@ -275,6 +275,41 @@ func Backed(endpoints []Endpoint) bool {
 	return use != nobody
 }
 
+// Unannounced says why none of the nodes may announce the address by BGP: the
+// reason of the node that comes nearest to it, and one sentence for people that
+// names no node. With a node that may the reason is empty.
+func Unannounced(a *Address, nodes []Node) (Reason, string) {
+	s := servers(a)
+	backed := isBacked(a)
+	nearest := NodeNotAlive
+	for i := range nodes {
+		_, r := announcedBy(a, &s, backed, &nodes[i])
+		if r == "" {
+			return "", ""
+		}
+		if slices.Index(bgpNearness, r) > slices.Index(bgpNearness, nearest) {
+			nearest = r
+		}
+	}
+	switch nearest {
+	case NodeNotAlive:
+		return nearest, "there is no node"
+	case NoPeer:
+		return nearest, "no BGPPeer selects a node"
+	case NodeNotSelected:
+		return nearest, "no node with a BGPPeer is selected by " + bgpAdvertisements(a)
+	case NoPeerSelected:
+		return nearest, "no node has a BGPPeer that is selected by " + bgpAdvertisements(a)
+	case NoLocalEndpoint:
+		return nearest, "externalTrafficPolicy is Local and no node that could announce " + a.Addr.String() + " by BGP has a ready endpoint of " + services(a)
+	}
+	return nearest, ExplainBGP(nearest, a, &Node{})
+}
+
+// bgpNearness orders the reasons of announcedBy: whoever fails a later one comes
+// nearer to announcing.
+var bgpNearness = []Reason{NodeNotAlive, NoPeer, NodeNotSelected, NoPeerSelected, NoEndpoints, NoLocalEndpoint, NotAdvertised, NotBound}
+
 // standing ranks nodes that announce at the same time: the less the better.
 func (n *Node) standing() int {
 	d := n.demerits() &^ (isCordoned | isMute)

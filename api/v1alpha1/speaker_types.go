@@ -141,6 +141,10 @@ type BGPSession struct {
 	// BFD is the state of the BFD session beside it, if there is to be one.
 	// +optional
 	BFD BFDState `json:"bfd,omitempty"`
+	// Reason why it is held, in the form of a condition's.
+	// +optional
+	// +kubebuilder:validation:MaxLength=64
+	Reason string `json:"reason,omitempty"`
 	// LastError is why it is not established or, if it is, why it was not before.
 	// +optional
 	// +kubebuilder:validation:MaxLength=512

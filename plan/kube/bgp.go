@@ -52,14 +52,15 @@ func (a *Advertising) readBGP(o Objects) {
 // peerNodes returns what selects the nodes of a peer. A selector that can't be
 // read selects none.
 func peerNodes(p *v1alpha1.BGPPeer) labels.Selector {
-	s, err := readPeerNodes(p)
+	s, err := PeerNodes(p)
 	if err != nil {
 		return labels.Nothing()
 	}
 	return s
 }
 
-func readPeerNodes(p *v1alpha1.BGPPeer) (labels.Selector, error) {
+// PeerNodes returns what selects the nodes of a peer, or why that can't be read.
+func PeerNodes(p *v1alpha1.BGPPeer) (labels.Selector, error) {
 	if p.Spec.NodeSelector == nil {
 		return labels.Everything(), nil
 	}
@@ -169,6 +170,14 @@ func (a *Advertising) AllBGP() []BGPAdvertisement { return a.bgp }
 
 // BGPPeers returns the peers, by name.
 func (a *Advertising) BGPPeers() []plan.BGPPeer { return a.peers }
+
+// HasPeer tells whether a node that an advertisement selects has a peer that it
+// selects.
+func (a *Advertising) HasPeer(ad *BGPAdvertisement) bool {
+	return slices.ContainsFunc(a.peers, func(p plan.BGPPeer) bool {
+		return has(ad.Peers, p.Name) && anyOf(p.Nodes, func(node string) bool { return has(ad.Nodes, node) })
+	})
+}
 
 // Contradictions returns what other advertisements say differently of addresses
 // that are this one's, too. That two select Services of which none is both's is
