@@ -28,7 +28,8 @@ const (
 	// the next try.
 	minInterval = 10 * time.Second
 	// flipInterval is between two writes if an interface went up or down, which
-	// decides whether the node is given addresses, or a condition changed.
+	// decides whether the node is given addresses, or a BGP session, or a
+	// condition changed.
 	flipInterval = time.Second
 	// writeTimeout ends a write that hangs.
 	writeTimeout = 10 * time.Second
@@ -59,6 +60,7 @@ type Reporter struct {
 	links      chan []link.Link
 	conditions chan []metav1.Condition
 	mesh       chan []preflight.Segment
+	sessions   chan []v1alpha1.BGPSession
 }
 
 // New returns a Reporter that does nothing before Run.
@@ -66,6 +68,7 @@ func New(log logr.Logger, node string, self Self, api Writer) *Reporter {
 	return &Reporter{
 		log: log, node: node, self: self, api: api,
 		links: make(chan []link.Link, 1), conditions: make(chan []metav1.Condition, 1), mesh: make(chan []preflight.Segment, 1),
+		sessions: make(chan []v1alpha1.BGPSession, 1),
 	}
 }
 
@@ -84,6 +87,10 @@ func (r *Reporter) SetConditions(conditions []metav1.Condition) { replace(r.cond
 // It is called as SetLinks is, by another goroutine if need be, and not before
 // there was time to hear them: what stands in the Speaker stays until then.
 func (r *Reporter) SetMesh(segments []preflight.Segment) { replace(r.mesh, segments) }
+
+// SetSessions tells the node's BGP sessions. It is called as SetLinks is, by
+// another goroutine if need be: what stands in the Speaker stays until then.
+func (r *Reporter) SetSessions(sessions []v1alpha1.BGPSession) { replace(r.sessions, sessions) }
 
 // replace leaves a value in a channel that has room for one.
 func replace[T any](c chan T, value T) {
@@ -110,6 +117,8 @@ func (r *Reporter) Run(ctx context.Context) error {
 		case now.conditions = <-r.conditions:
 		case now.segments = <-r.mesh:
 			now.meshed = true
+		case now.sessions = <-r.sessions:
+			now.sessioned = true
 		case <-r.self.Changed():
 		case <-due:
 		}
@@ -176,6 +185,9 @@ func (r *Reporter) write(ctx context.Context, own source.Own, want *v1alpha1.Spe
 	}
 	if own.Speaker == nil || !slices.Equal(own.Speaker.Status.NotHeard, want.Status.NotHeard) {
 		status["notHeard"] = want.Status.NotHeard
+	}
+	if own.Speaker == nil || !equality.Semantic.DeepEqual(own.Speaker.Status.BGP, want.Status.BGP) {
+		status["bgp"] = want.Status.BGP
 	}
 	setStatus := func(ctx context.Context, obj client.Object, patch client.Patch, _ ...client.PatchOption) error {
 		return r.api.Status().Patch(ctx, obj, patch)

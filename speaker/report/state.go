@@ -22,6 +22,8 @@ type state struct {
 	conditions []metav1.Condition
 	segments   []preflight.Segment
 	meshed     bool // they are known
+	sessions   []v1alpha1.BGPSession
+	sessioned  bool // they are known
 }
 
 // desired returns the Speaker as it should be. What is not known yet stays.
@@ -32,6 +34,9 @@ func (s *state) desired(own source.Own) *v1alpha1.Speaker {
 	}
 	want.Status.Interfaces = interfaces(s.links, own.Interfaces)
 	want.Spec.Endpoints = endpoints(s.links, want.Status.Interfaces)
+	if s.sessioned {
+		want.Status.BGP = sessions(s.sessions, want.Status.BGP)
+	}
 	found := slices.Clone(s.conditions)
 	if s.meshed {
 		found = append(found, preflight.Mesh(s.segments))
@@ -58,10 +63,10 @@ func notHeard(segments []preflight.Segment) []string {
 	return names[:min(len(names), v1alpha1.MaxSpeakerNotHeard)]
 }
 
-// flipped tells whether an interface is up that was down, or a condition true
-// that was not, or the reverse.
+// flipped tells whether an interface is up that was down, a session established
+// or a condition true that was not, or the reverse.
 func flipped(before, after *v1alpha1.Speaker) bool {
-	return slices.ContainsFunc(after.Status.Interfaces, func(a v1alpha1.Interface) bool {
+	return established(before.Status.BGP) != established(after.Status.BGP) || slices.ContainsFunc(after.Status.Interfaces, func(a v1alpha1.Interface) bool {
 		return slices.ContainsFunc(before.Status.Interfaces, func(b v1alpha1.Interface) bool { return a.Name == b.Name && a.Up != b.Up })
 	}) || slices.ContainsFunc(after.Status.Conditions, func(a metav1.Condition) bool {
 		b := meta.FindStatusCondition(before.Status.Conditions, a.Type)
