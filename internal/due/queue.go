@@ -52,15 +52,21 @@ func (q *Queue[K]) Next() time.Time {
 	return q.order[0].at
 }
 
-// Pop removes and returns the key that has been due for longest, false if none
-// is due by now.
-func (q *Queue[K]) Pop(now time.Time) (key K, ok bool) {
+// First returns the key that has been due for longest, false if none is due by
+// now.
+func (q *Queue[K]) First(now time.Time) (key K, ok bool) {
 	if len(q.order) == 0 || q.order[0].at.After(now) {
 		return key, false
 	}
-	key = q.order[0].key
-	q.Remove(key)
-	return key, true
+	return q.order[0].key, true
+}
+
+// Pop removes and returns what First does.
+func (q *Queue[K]) Pop(now time.Time) (key K, ok bool) {
+	if key, ok = q.First(now); ok {
+		q.Remove(key)
+	}
+	return key, ok
 }
 
 // Len returns how many keys are in the queue.
