@@ -95,7 +95,7 @@ func (m *Manager) find(d *datagram) *endpoint {
 // tick is called by the timer.
 func (m *Manager) tick() {
 	m.mu.Lock()
-	defer m.mu.Unlock()
+	defer m.unlock()
 	if m.closed {
 		return
 	}
@@ -116,7 +116,6 @@ func (m *Manager) tick() {
 				m.drain(r)
 			}
 			drained = true
-			continue
 		}
 		m.act(e, now)
 	}
@@ -158,17 +157,19 @@ func (m *Manager) send(e *endpoint, now time.Time, p *packet) {
 	}
 	p.encode(&e.buffer)
 	err := e.sender.send(e.buffer[:])
-	m.note(e, &e.unsent, err)
-	if err == nil {
+	switch {
+	case err == nil:
 		e.count.sent++
-		return
-	}
-	e.count.failed++
-	if !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.ENOBUFS) {
+	case errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.ENOBUFS):
+		e.count.failed++
+		return // the queue is full for the moment
+	default:
 		// The interface or the own address may be another one by now.
+		e.count.failed++
 		m.hangUp(e)
 		e.tried = now
 	}
+	m.note(e, &e.unsent, err)
 }
 
 func (e *endpoint) news() news { return news{e.state, e.remoteState, e.downs, e.trouble()} }

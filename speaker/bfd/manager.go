@@ -51,7 +51,7 @@ type Manager struct {
 	byDiscriminator map[uint32]*endpoint
 	byPeer          map[peer]*endpoint
 	receivers       map[place]receiver
-	troubled        map[place]bool
+	closing         []receiver // wait for whoever reads, and so for the lock
 	due             due.Queue[*endpoint]
 	timer           *time.Timer
 	armed           time.Time
@@ -101,7 +101,8 @@ type peer struct {
 // New returns a Manager that does nothing before Set. It calls changed with the
 // newest Status when the state of a session, or of its neighbour, changes, or
 // its trouble: from one goroutine at a time, and not for states that passed
-// meanwhile, but Downs counts them. The last one of a session is AdminDown.
+// meanwhile, but Downs counts them. The last one of a session is AdminDown; it
+// may be called once more after Close.
 func New(log logr.Logger, reg prometheus.Registerer, changed func(Status)) *Manager {
 	m := newManager(log, kernel{}, changed, rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64())))
 	reg.MustRegister(m)
@@ -116,7 +117,6 @@ func newManager(log logr.Logger, n network, changed func(Status), r *rand.Rand) 
 		byDiscriminator: map[uint32]*endpoint{},
 		byPeer:          map[peer]*endpoint{},
 		receivers:       map[place]receiver{},
-		troubled:        map[place]bool{},
 	}
 	m.receive = m.deliver
 	return m
@@ -128,7 +128,7 @@ func newManager(log logr.Logger, n network, changed func(Status), r *rand.Rand) 
 // told AdminDown. Call it again when interfaces came or went.
 func (m *Manager) Set(configs []Config) error {
 	m.mu.Lock()
-	defer m.mu.Unlock()
+	defer m.unlock()
 	if m.closed {
 		return errors.New("BFD has ended")
 	}
@@ -326,7 +326,7 @@ func (m *Manager) source() uint16 {
 	}
 }
 
-// shut closes the receivers that no session needs.
+// shut has unlock close the receivers that no session needs.
 func (m *Manager) shut() {
 	needed := map[place]bool{}
 	for _, e := range m.endpoints {
@@ -335,16 +335,26 @@ func (m *Manager) shut() {
 	}
 	for p, r := range m.receivers {
 		if !needed[p] {
-			r.close()
+			m.closing = append(m.closing, r)
 			delete(m.receivers, p)
 		}
+	}
+}
+
+// unlock is for who may have called shut.
+func (m *Manager) unlock() {
+	closing := m.closing
+	m.closing = nil
+	m.mu.Unlock()
+	for _, r := range closing {
+		r.close()
 	}
 }
 
 // Park has every neighbour wait for at least cover before it takes silence for
 // a failure, and returns when all know that: after it Close leaves them Up for
 // the next process to adopt. If ctx is done before, its error says how many
-// don't know. Zero takes it back.
+// don't know. Zero takes it back. Call it from one goroutine at a time.
 func (m *Manager) Park(ctx context.Context, cover time.Duration) error {
 	m.mu.Lock()
 	parked := make(chan struct{})
@@ -389,7 +399,7 @@ func (m *Manager) checkParked() {
 // over, or the next process goes on. Set(nil) before it tells them AdminDown.
 func (m *Manager) Close() {
 	m.mu.Lock()
-	defer m.mu.Unlock()
+	defer m.unlock()
 	m.closed = true
 	if m.timer != nil {
 		m.timer.Stop()

@@ -64,8 +64,8 @@ type session struct {
 	pace   due.Pace
 }
 
-// newSession returns a session that is Down. For as long as listen it sends
-// nothing and can adopt.
+// newSession returns a session that is Down. For as long as c.Adopt says it
+// sends nothing and can adopt.
 func newSession(now time.Time, c Config, local uint32, r *rand.Rand) *session {
 	s := &session{
 		timers: c.Timers, passive: c.Passive, rand: r,
@@ -239,13 +239,13 @@ func (s *session) change(now time.Time, to State, d Diag) {
 func (s *session) wanted() intervals {
 	w := intervals{tx: s.timers.Transmit, rx: s.timers.Receive}
 	if s.cover > 0 {
-		mult := time.Duration(s.timers.Multiplier)
-		w.tx = min(max(w.tx, (s.cover+mult-1)/mult), longest)
+		least := s.cover/time.Duration(s.timers.Multiplier) + time.Microsecond
+		w.tx = min(max(w.tx, least), longest)
 	}
 	if s.state != Up {
 		w.tx = max(w.tx, slow)
 	}
-	// As they are on the wire, in whole microseconds.
+	// As they are on the wire.
 	return intervals{tx: w.tx.Truncate(time.Microsecond), rx: w.rx.Truncate(time.Microsecond)}
 }
 

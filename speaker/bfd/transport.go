@@ -27,7 +27,8 @@ const (
 	// marked as network control (RFC 4594, section 3.1), in switches that look.
 	priority = 6
 	class    = 0xc0
-	// receiveBuffer holds what 200 sessions at 100 ms get in more than a second.
+	// receiveBuffer holds what 200 sessions at 100 ms get in more than a second,
+	// where more than net.core.rmem_max is permitted.
 	receiveBuffer = 4 << 20
 	// batch is how many packets a system call reads.
 	batch = 32
@@ -65,6 +66,7 @@ type network interface {
 type receiver interface {
 	// drain delivers all that waits, and doesn't wait for more.
 	drain(deliver func(*datagram)) error
+	// close waits until ready has returned.
 	close()
 }
 
@@ -263,7 +265,7 @@ func (kernel) listen(p place, ready func(receiver)) (receiver, error) {
 		unix.Close(fd)
 		return nil, fmt.Errorf("SO_REUSEADDR: %w", err)
 	}
-	// Beyond the limit for everybody where that is permitted.
+	// With NET_ADMIN, which a speaker need not have.
 	if unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, receiveBuffer) != nil {
 		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, receiveBuffer); err != nil {
 			unix.Close(fd)
