@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -141,6 +142,15 @@ func TestMissingCommandsNameTheirPackagesOnce(t *testing.T) {
 	}
 	if got := missingPackages(func(string) bool { return true }); got != nil {
 		t.Errorf("nothing is missing, got %v", got)
+	}
+}
+
+func TestOnlyServicesOfPackagesThatAreInstalledAreMasked(t *testing.T) {
+	packages := missingPackages(func(string) bool { return false })
+	for pkg := range packageUnits {
+		if !slices.Contains(packages, pkg) {
+			t.Errorf("%s is never installed", pkg)
+		}
 	}
 }
 

@@ -23,6 +23,15 @@ var commandPackages = map[string]string{
 	"ping":      "iputils-ping", // as conntrack
 	"arping":    "iputils-arping",
 	"ps":        "procps",
+	"vtysh":     "frr", // routers
+	"birdc":     "bird2",
+}
+
+// packageUnits are the services that packages would start on the machine itself. The lab runs their programs in its
+// namespaces only, so the units are masked before there is anything to start.
+var packageUnits = map[string]string{
+	"frr":   "frr.service",
+	"bird2": "bird.service",
 }
 
 // EnsurePackages installs the Debian packages whose commands are missing. That needs root and apt-get; without them the
@@ -39,6 +48,9 @@ func EnsurePackages(ctx context.Context, log io.Writer) error {
 	if _, err := exec.LookPath("apt-get"); err != nil || os.Geteuid() != 0 {
 		return fmt.Errorf("binaries: missing commands; install these packages (names as in Debian): %s", list)
 	}
+	if err := maskUnits(ctx, packages, log); err != nil {
+		return err
+	}
 	install := func() error {
 		return runWithProgress(aptGet(ctx, append([]string{"install", "-y", "--no-install-recommends"}, packages...)...),
 			"installing "+list, log)
@@ -53,6 +65,25 @@ func EnsurePackages(ctx context.Context, log io.Writer) error {
 	}
 	if err := install(); err != nil {
 		return fmt.Errorf("binaries: apt-get install %s: %w", list, err)
+	}
+	return nil
+}
+
+// maskUnits keeps the services of packages that are about to be installed from ever being started by themselves.
+func maskUnits(ctx context.Context, packages []string, log io.Writer) error {
+	var units []string
+	for _, pkg := range packages {
+		if unit := packageUnits[pkg]; unit != "" {
+			units = append(units, unit)
+		}
+	}
+	systemctl, err := exec.LookPath("systemctl")
+	if err != nil || len(units) == 0 {
+		return nil // without systemd nothing starts them
+	}
+	mask := exec.CommandContext(ctx, systemctl, append([]string{"mask"}, units...)...)
+	if err := runWithProgress(mask, "masking "+strings.Join(units, " "), log); err != nil {
+		return fmt.Errorf("binaries: masking %s: %w", strings.Join(units, ", "), err)
 	}
 	return nil
 }
