@@ -37,7 +37,7 @@ func (l *Lab) StartBackend(ctx context.Context, h *Host) (*sandbox.Process, erro
 	if err != nil {
 		return nil, err
 	}
-	return p, l.awaitProcess(ctx, p, "the backend on "+h.Name()+" answers", func(ctx context.Context) error {
+	return p, p.Await(ctx, "the backend on "+h.Name()+" answers", func(ctx context.Context) error {
 		return h.okStatus(ctx, BackendPort, "/hostname")
 	})
 }

@@ -4,14 +4,11 @@ package cluster
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"net/netip"
-	"os"
 	"path/filepath"
 	"strings"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -61,7 +58,7 @@ func (l *Lab) startControlPlane(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := l.awaitProcess(ctx, etcd, "etcd is healthy", func(ctx context.Context) error {
+	if err := etcd.Await(ctx, "etcd is healthy", func(ctx context.Context) error {
 		_, err := l.Control.Get(ctx, "http://127.0.0.1:2379/health")
 		return err
 	}); err != nil {
@@ -81,7 +78,7 @@ func (l *Lab) startControlPlane(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := l.awaitProcess(ctx, api, "the API server is ready", func(ctx context.Context) error {
+	if err := api.Await(ctx, "the API server is ready", func(ctx context.Context) error {
 		return l.Kube.Discovery().RESTClient().Get().AbsPath("/readyz").Do(ctx).Error()
 	}); err != nil {
 		return err
@@ -102,7 +99,7 @@ func (l *Lab) startControlPlane(ctx context.Context) error {
 
 // awaitControllers waits until the controller manager's controllers do their work.
 func (l *Lab) awaitControllers(ctx context.Context) error {
-	return l.awaitProcess(ctx, l.manager, "the default ServiceAccount exists", func(ctx context.Context) error {
+	return l.manager.Await(ctx, "the default ServiceAccount exists", func(ctx context.Context) error {
 		_, err := l.Kube.CoreV1().ServiceAccounts(metav1.NamespaceDefault).Get(ctx, "default", metav1.GetOptions{})
 		return err
 	})
@@ -187,44 +184,9 @@ func (l *Lab) LogFile(process string) string {
 	return filepath.Join(l.Dir, "logs", strings.ReplaceAll(process, "/", "_")+".log")
 }
 
-// awaitProcess polls as Poll does, and gives up when the process ends.
-func (l *Lab) awaitProcess(ctx context.Context, p *sandbox.Process, what string, check func(context.Context) error) error {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	go func() {
-		select {
-		case <-p.Done():
-			cancel(fmt.Errorf("%s ended: %w; the end of its log:\n%s", p.Name, p.Err(), logTail(p.Log)))
-		case <-ctx.Done():
-		}
-	}()
-	return Poll(ctx, what, check)
-}
-
-// Poll calls check every 50 ms until it returns nil or ctx ends; the error then tells what was awaited and the last failure.
+// Poll is sandbox.Poll.
 func Poll(ctx context.Context, what string, check func(context.Context) error) error {
-	ticker := time.NewTicker(50 * time.Millisecond)
-	defer ticker.Stop()
-	for {
-		err := check(ctx)
-		if err == nil {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("waiting until %s: %w", what, errors.Join(context.Cause(ctx), err))
-		case <-ticker.C:
-		}
-	}
-}
-
-func logTail(path string) string {
-	b, err := os.ReadFile(path)
-	if err != nil {
-		return err.Error()
-	}
-	lines := strings.Split(strings.TrimSpace(string(b)), "\n")
-	return strings.Join(lines[max(0, len(lines)-15):], "\n")
+	return sandbox.Poll(ctx, what, check)
 }
 
 func join[T fmt.Stringer](list []T) string {

@@ -268,7 +268,7 @@ func (l *Lab) launch(w workload, host *Host, name string, p pod, token string) (
 func (l *Lab) awaitProbe(ctx context.Context, w workload, p *sandbox.Process, host *Host) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	return l.awaitProcess(ctx, p, p.Name+" is ready", func(ctx context.Context) error { return w.probe(ctx, host) })
+	return p.Await(ctx, p.Name+" is ready", func(ctx context.Context) error { return w.probe(ctx, host) })
 }
 
 // probe does the readiness probe of the container once. One that has none is ready.

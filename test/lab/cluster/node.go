@@ -234,7 +234,7 @@ func (n *Node) startProxy() error {
 func (n *Node) awaitProxy(ctx context.Context) error {
 	const panicked = 2 // the exit status of a Go program
 	for again := true; ; again = false {
-		err := n.lab.awaitProcess(ctx, n.Proxy, "kube-proxy of "+n.Name()+" is healthy", func(ctx context.Context) error {
+		err := n.Proxy.Await(ctx, "kube-proxy of "+n.Name()+" is healthy", func(ctx context.Context) error {
 			return n.okStatus(ctx, proxyHealthPort, "/healthz")
 		})
 		exit, ended := errors.AsType[*exec.ExitError](n.Proxy.Err())

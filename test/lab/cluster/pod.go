@@ -118,7 +118,7 @@ func (p *Pod) start(ctx context.Context, labels map[string]string) error {
 		return err
 	}
 	self := &Host{Namespace: p.Namespace, Interface: Interface, IPv4: p.IPv4, IPv6: p.IPv6}
-	if err := n.lab.awaitProcess(ctx, p.Process, "Pod "+p.Key.String()+" answers", func(ctx context.Context) error {
+	if err := p.Process.Await(ctx, "Pod "+p.Key.String()+" answers", func(ctx context.Context) error {
 		return self.okStatus(ctx, BackendPort, "/hostname")
 	}); err != nil {
 		return err
