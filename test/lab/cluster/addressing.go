@@ -31,18 +31,22 @@ func (f Family) has6() bool { return f != IPv4 }
 //	controllerN 10.89.2.N         fd89::2:N        the product's controllers
 //	clientN     10.89.3.N         fd89::3:N        more clients, from 2
 //	pools       10.89.16.0/20 ... fd89:0:0:0:1::/80 ...  PoolRange
+//	routerN     10.89.4.N         fd89::4:N        more routers, from 2
 //	eth1        10.91.G.N         fd91::G:N        nodeN and client on the second LAN, as above
 //	            10.91.16.0/20 ... fd91:0:0:0:1::/80 ...  free there: SecondPoolRange
-//	far         10.90.0.2         fd90::2          behind the router (10.90.0.1, fd90::1)
+//	far         10.90.0.2         fd90::2          behind the router (10.90.0.1, fd90::1) and routerN (10.90.4.N, fd90::4:N)
+//	            10.92.16.0/20 ... fd92:0:0:0:1::/80 ...  on no LAN: RoutedRange
 //	Pods        10.244.N.0/24     fd44:0:0:N::/64  on nodeN
 //	Services    10.96.0.0/16      fd96::/112
 var (
 	LAN4       = netip.MustParsePrefix("10.89.0.0/16")
 	LAN6       = netip.MustParsePrefix("fd89::/64")
-	Far4       = netip.MustParsePrefix("10.90.0.0/24")
+	Far4       = netip.MustParsePrefix("10.90.0.0/16")
 	Far6       = netip.MustParsePrefix("fd90::/64")
 	SecondLAN4 = netip.MustParsePrefix("10.91.0.0/16")
 	SecondLAN6 = netip.MustParsePrefix("fd91::/64")
+	Routed4    = netip.MustParsePrefix("10.92.0.0/16")
+	Routed6    = netip.MustParsePrefix("fd92::/64")
 	Pods4      = netip.MustParsePrefix("10.244.0.0/16")
 	Pods6      = netip.MustParsePrefix("fd44::/48")
 	Service4   = netip.MustParsePrefix("10.96.0.0/16")
@@ -58,6 +62,9 @@ func PoolRange(i int) (v4, v6 netip.Prefix) { return poolRange(LAN4, LAN6, i) }
 // SecondPoolRange is the i-th range (0 to PoolRanges-1) on the second LAN that nothing in the lab uses.
 func SecondPoolRange(i int) (v4, v6 netip.Prefix) { return poolRange(SecondLAN4, SecondLAN6, i) }
 
+// RoutedRange is the i-th range (0 to PoolRanges-1) that is on no LAN: only who hears of it by BGP has a way there.
+func RoutedRange(i int) (v4, v6 netip.Prefix) { return poolRange(Routed4, Routed6, i) }
+
 func poolRange(lan4, lan6 netip.Prefix, i int) (v4, v6 netip.Prefix) {
 	if i < 0 || i >= PoolRanges {
 		panic(fmt.Sprintf("cluster: there is no pool range %d", i))
@@ -69,7 +76,10 @@ func poolRange(lan4, lan6 netip.Prefix, i int) (v4, v6 netip.Prefix) {
 	return netip.PrefixFrom(netip.AddrFrom4(a), 20), netip.PrefixFrom(netip.AddrFrom16(b), 80)
 }
 
-const clientGroup = 3
+const (
+	clientGroup = 3
+	routerGroup = 4
+)
 
 // lanAddrs are the addresses of a host: 10.89.group.number and fd89::group:number.
 func lanAddrs(family Family, group, number byte) (v4, v6 netip.Addr) {
@@ -79,6 +89,11 @@ func lanAddrs(family Family, group, number byte) (v4, v6 netip.Addr) {
 // secondLANAddrs are those on the second LAN.
 func secondLANAddrs(family Family, group, number byte) (v4, v6 netip.Addr) {
 	return addrsOn(SecondLAN4, SecondLAN6, family, group, number)
+}
+
+// farAddrs are those on the far host's network.
+func farAddrs(family Family, group, number byte) (v4, v6 netip.Addr) {
+	return addrsOn(Far4, Far6, family, group, number)
 }
 
 func addrsOn(lan4, lan6 netip.Prefix, family Family, group, number byte) (v4, v6 netip.Addr) {

@@ -29,6 +29,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/fairlead-lb/fairlead/test/lab/binaries"
+	"github.com/fairlead-lb/fairlead/test/lab/router"
 	"github.com/fairlead-lb/fairlead/test/lab/sandbox"
 )
 
@@ -53,6 +54,7 @@ type Config struct {
 	NodeGrace time.Duration   // from a node's last heartbeat to NotReady, whole seconds; 4 s
 	Log       io.Writer       // progress, for people; nil is silence
 	Scheme    *runtime.Scheme // of Lab.API; that of client-go if nil
+	Gateway   router.Kind     // the LAN's router takes routes by BGP from whoever is on the LAN, as AS 64512; not if empty
 	SecondLAN bool            // nodes and the client have an eth1 on a LAN of its own
 	KeepState bool            // leave the folder with the logs behind on Close
 }
@@ -91,6 +93,9 @@ func (c *Config) complete() error {
 	if c.Family != IPv4 && c.Family != IPv6 && c.Family != Dual {
 		return fmt.Errorf("lab %s: family %q: want %s, %s or %s", c.Name, c.Family, IPv4, IPv6, Dual)
 	}
+	if c.Gateway != "" && c.Gateway != router.FRR && c.Gateway != router.BIRD {
+		return fmt.Errorf("lab %s: router %q: want %s or %s", c.Name, c.Gateway, router.FRR, router.BIRD)
+	}
 	if c.NodeGrace < 2*heartbeatPeriod || c.NodeGrace%time.Second != 0 {
 		return fmt.Errorf("lab %s: node grace %s: want whole seconds, at least %s", c.Name, c.NodeGrace, 2*heartbeatPeriod)
 	}
@@ -110,12 +115,15 @@ type Lab struct {
 	Kube kubernetes.Interface // as administrator
 	API  client.Client        // as administrator, reading without a cache
 
-	cfg      Config
-	repo     string
-	log      logr.Logger
-	state    *state
-	box      *sandbox.Sandbox
-	lan      *sandbox.Namespace
+	cfg   Config
+	repo  string
+	log   logr.Logger
+	state *state
+	box   *sandbox.Sandbox
+	lan   *sandbox.Namespace
+
+	routerFar *Host // the router by its link to the far host's network
+
 	programs binaries.Set
 	pki      *pki
 	manager  *sandbox.Process
@@ -130,6 +138,8 @@ type Lab struct {
 	mu              sync.Mutex
 	controllerHosts []*Host
 	moreClients     []*Host
+	routers         []*Router
+	cables          int // point-to-point, so far
 
 	closeOnce sync.Once
 	closeErr  error
@@ -211,6 +221,11 @@ func (l *Lab) boot(ctx context.Context) error {
 	if err := l.wire(); err != nil {
 		return err
 	}
+	if l.cfg.Gateway != "" {
+		if err := l.openGateway(ctx); err != nil {
+			return err
+		}
+	}
 	if err := l.startControlPlane(ctx); err != nil {
 		return err
 	}
@@ -248,7 +263,7 @@ func (l *Lab) wire() error {
 	if l.box, err = sandbox.New(); err != nil {
 		return err
 	}
-	bridges := []string{bridgeName}
+	bridges := []string{bridgeName, farBridgeName}
 	if l.cfg.SecondLAN {
 		bridges = append(bridges, secondBridgeName)
 	}

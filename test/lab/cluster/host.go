@@ -29,13 +29,15 @@ type Host struct {
 
 	port string // the link's other end, on the LAN
 
-	lab *Lab // whose LAN it is on; nil for the far host, which is on none
+	lab *Lab
 }
 
-// Interface is the name of every host's link to the LAN, SecondInterface that of a node's and the client's to the second.
+// Interface is the name of every host's link to the LAN, SecondInterface that of a node's and the client's to the second,
+// FarInterface that of a router's to the far host's network.
 const (
 	Interface       = "eth0"
 	SecondInterface = "eth1"
+	FarInterface    = "far"
 )
 
 // Addr is the host's address of the lab's preferred family.

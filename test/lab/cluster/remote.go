@@ -78,7 +78,13 @@ func (l *Lab) hosts() []*Host {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return slices.Concat(all, l.controllerHosts, l.moreClients)
+	all = slices.Concat(all, l.controllerHosts, l.moreClients)
+	for _, r := range l.routers {
+		if r.Host.Namespace != l.Router.Namespace {
+			all = append(all, r.Host)
+		}
+	}
+	return all
 }
 
 // Host finds a machine of the lab by name, or by that of its port on the second LAN (node1-2); nil if there is none.
@@ -155,16 +161,16 @@ func (l *Lab) Do(ctx context.Context, action, target string) error {
 		return err
 	case "part":
 		a, b := l.Host(first), l.Host(second)
-		if !ok || a == nil || b == nil || a.lab == nil {
+		if !ok || a == nil || b == nil {
 			return fmt.Errorf("part %q: want HOST/HOST", target)
 		}
 		return a.Part(ctx, b)
 	}
 	if do, ok := hostActions[action]; ok {
-		if h := l.Host(target); h != nil && h.lab != nil {
+		if h := l.Host(target); h != nil {
 			return do(ctx, h)
 		}
-		return fmt.Errorf("no host %q on the LAN", target)
+		return fmt.Errorf("no host %q", target)
 	}
 	if do, ok := nodeActions[action]; ok {
 		if n := l.Node(target); n != nil {

@@ -44,6 +44,7 @@ func addNamespace(box *sandbox.Sandbox, name string) (*sandbox.Namespace, error)
 const (
 	bridgeName       = "lan"
 	secondBridgeName = "lan2"
+	farBridgeName    = "farlan"
 )
 
 func addLANs(box *sandbox.Sandbox, bridges ...string) (*sandbox.Namespace, error) {
@@ -55,15 +56,22 @@ func addLANs(box *sandbox.Sandbox, bridges ...string) (*sandbox.Namespace, error
 		return nil, err
 	}
 	for _, name := range bridges {
-		bridge := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: name}}
-		if err := n.Netlink().LinkAdd(bridge); err != nil {
-			return nil, fmt.Errorf("making the LAN: %w", err)
-		}
-		if err := n.Netlink().LinkSetUp(bridge); err != nil {
-			return nil, fmt.Errorf("making the LAN: %w", err)
+		if err := addBridge(n, name); err != nil {
+			return nil, err
 		}
 	}
 	return n, nil
+}
+
+func addBridge(n *sandbox.Namespace, name string) error {
+	bridge := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: name}}
+	if err := n.Netlink().LinkAdd(bridge); err != nil {
+		return fmt.Errorf("making the bridge %s: %w", name, err)
+	}
+	if err := n.Netlink().LinkSetUp(bridge); err != nil {
+		return fmt.Errorf("making the bridge %s: %w", name, err)
+	}
+	return nil
 }
 
 // addHost makes a host and plugs it into the LAN. Its default route is the router, unless it is the router.
@@ -102,10 +110,18 @@ func (h *Host) addSecondLink(group, number byte) error {
 
 // plugIn makes the host's link, as a port of a bridge, with its addresses.
 func (h *Host) plugIn(bridge string, lan4, lan6 netip.Prefix) (netlink.Link, error) {
+	if err := h.connect(bridge); err != nil {
+		return nil, err
+	}
+	return setUp(h.Namespace, h.Interface, onPrefix(h.IPv4, lan4), onPrefix(h.IPv6, lan6))
+}
+
+// connect makes the host's link and brings up both its ends.
+func (h *Host) connect(bridge string) error {
 	lan := h.lab.lan.Netlink()
 	master, err := lan.LinkByName(bridge)
 	if err != nil {
-		return nil, fmt.Errorf("plugging in %s: %w", h.port, err)
+		return fmt.Errorf("plugging in %s: %w", h.port, err)
 	}
 	// The host's end is made inside its namespace at once: the machine under the lab never sees a link.
 	cable := &netlink.Veth{
@@ -113,48 +129,47 @@ func (h *Host) plugIn(bridge string, lan4, lan6 netip.Prefix) (netlink.Link, err
 		PeerName:  h.Interface, PeerHardwareAddr: h.MAC, PeerNamespace: netlink.NsFd(h.FD()),
 	}
 	if err := lan.LinkAdd(cable); err != nil {
-		return nil, fmt.Errorf("plugging in %s: %w", h.port, err)
+		return fmt.Errorf("plugging in %s: %w", h.port, err)
 	}
 	if err := lan.LinkSetUp(cable); err != nil {
-		return nil, fmt.Errorf("plugging in %s: %w", h.port, err)
+		return fmt.Errorf("plugging in %s: %w", h.port, err)
 	}
-	return setUp(h.Namespace, h.Interface, onPrefix(h.IPv4, lan4), onPrefix(h.IPv6, lan6))
+	_, err = setUp(h.Namespace, h.Interface)
+	return err
 }
 
-// addFar makes the far host behind the router.
+// addFar makes the far host, and its network behind the router.
 func (l *Lab) addFar() (*Host, error) {
+	var err error
+	if l.routerFar, err = l.Router.addFarLink(0, 1); err != nil {
+		return nil, err
+	}
 	n, err := addNamespace(l.box, "far")
 	if err != nil {
 		return nil, err
 	}
-	h := &Host{Namespace: n, Interface: Interface, MAC: lanMAC(0xff, 2)}
-	var gateway4, gateway6 netip.Addr
-	if l.cfg.Family.has4() {
-		gateway4, h.IPv4 = firstAddr(Far4), firstAddr(Far4).Next()
-	}
-	if l.cfg.Family.has6() {
-		gateway6, h.IPv6 = firstAddr(Far6), firstAddr(Far6).Next()
-	}
-	cable := &netlink.Veth{
-		LinkAttrs: netlink.LinkAttrs{Name: "far"},
-		PeerName:  Interface, PeerHardwareAddr: h.MAC, PeerNamespace: netlink.NsFd(n.FD()),
-	}
-	if err := l.Router.Netlink().LinkAdd(cable); err != nil {
-		return nil, fmt.Errorf("plugging in far: %w", err)
-	}
-	if _, err := setUp(l.Router.Namespace, "far", onPrefix(gateway4, Far4), onPrefix(gateway6, Far6)); err != nil {
-		return nil, err
-	}
-	link, err := setUp(n, Interface, onPrefix(h.IPv4, Far4), onPrefix(h.IPv6, Far6))
+	h := &Host{Namespace: n, Interface: Interface, MAC: lanMAC(0xff, 2), port: "far", lab: l}
+	h.IPv4, h.IPv6 = farAddrs(l.cfg.Family, 0, 2)
+	link, err := h.plugIn(farBridgeName, Far4, Far6)
 	if err != nil {
 		return nil, err
 	}
-	for _, gateway := range perFamily(l.cfg.Family, gateway4, gateway6) {
-		if err := addRoute(n, netip.Prefix{}, gateway, link); err != nil {
+	for _, a := range perFamily(l.cfg.Family, l.routerFar.IPv4, l.routerFar.IPv6) {
+		if err := addRoute(n, netip.Prefix{}, a, link); err != nil {
 			return nil, err
 		}
 	}
 	return h, nil
+}
+
+// addFarLink plugs a router into the far host's network.
+func (h *Host) addFarLink(group, number byte) (*Host, error) {
+	mac := lanMAC(group, number)
+	mac[3] = 3
+	far := &Host{Namespace: h.Namespace, Interface: FarInterface, MAC: mac, port: h.Name() + "-far", lab: h.lab}
+	far.IPv4, far.IPv6 = farAddrs(h.lab.cfg.Family, group, number)
+	_, err := far.plugIn(farBridgeName, Far4, Far6)
+	return far, err
 }
 
 // routePods gives every node the routes to the other nodes' Pods.
