@@ -47,7 +47,7 @@ func runLab(t *testing.T, args ...string) string {
 func TestALabIsStartedUsedAndEndedByTheCommand(t *testing.T) {
 	name := fmt.Sprintf("--name=test-command-%d", os.Getpid())
 	defer func() { _ = lab("down", name).Run() }() // after a failure
-	up := runLab(t, "up", name, "--nodes=1", "--family=IPv4", "--proxy-mode=iptables")
+	up := runLab(t, "up", name, "--nodes=1", "--family=IPv4", "--proxy-mode=iptables", "--router=BIRD")
 	if !strings.Contains(up, "go run ./test/lab kubectl --name") {
 		t.Errorf("up does not say how to go on: %s", up)
 	}
@@ -59,6 +59,7 @@ func TestALabIsStartedUsedAndEndedByTheCommand(t *testing.T) {
 		want string
 	}{
 		{[]string{"status", name}, "kube-proxy/node1"},
+		{[]string{"status", name}, "router/bird"},
 		{[]string{"status"}, "10.89.1.1"},
 		{[]string{"kubectl", name, "--", "get", "nodes", "-o", "name"}, "node/node1"},
 		{[]string{"kubectl", name, "get", "nodes", "-o", "name"}, "node/node1"},
@@ -89,6 +90,7 @@ func TestALabIsStartedUsedAndEndedByTheCommand(t *testing.T) {
 		{[]string{"dance"}, "unknown command"},
 		{[]string{"status", "--name", "nobody-has-this-lab"}, "not running"},
 		{[]string{"up", name, "--nodes", "99"}, "99 nodes"},
+		{[]string{"up", name, "--router", "a-box"}, "want FRR or BIRD"},
 	} {
 		out, err := lab(tt.args...).CombinedOutput()
 		var exit *exec.ExitError

@@ -23,6 +23,7 @@ func configFlags(flags *flag.FlagSet) *cluster.Config {
 	flags.IntVar(&cfg.Nodes, "nodes", 3, fmt.Sprintf("how many nodes, 1 to %d", cluster.MaxNodes))
 	flags.StringVar((*string)(&cfg.ProxyMode), "proxy-mode", string(cluster.NFTables), "kube-proxy's mode: nftables or iptables")
 	flags.StringVar((*string)(&cfg.Family), "family", string(cluster.Dual), "IPv4, IPv6 or Dual")
+	flags.StringVar((*string)(&cfg.Gateway), "router", "", "the LAN's router speaks BGP: FRR or BIRD")
 	flags.BoolVar(&cfg.SecondLAN, "second-lan", false, "nodes and the client have an eth1 on another LAN")
 	flags.DurationVar(&cfg.NodeGrace, "node-grace", 4*time.Second, "from a node's last heartbeat to NotReady")
 	return cfg
