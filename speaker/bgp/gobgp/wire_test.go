@@ -1,0 +1,352 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package gobgp
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	packet "github.com/osrg/gobgp/v3/pkg/packet/bgp"
+
+	"github.com/fairlead-lb/fairlead/speaker/bgp"
+)
+
+// restart returns the graceful restart capability of an OPEN message, and the
+// long-lived one.
+func restart(t testing.TB, o *packet.BGPOpen) (*packet.CapGracefulRestart, *packet.CapLongLivedGracefulRestart) {
+	t.Helper()
+	var short *packet.CapGracefulRestart
+	var long *packet.CapLongLivedGracefulRestart
+	for _, p := range o.OptParams {
+		for _, c := range p.(*packet.OptionParameterCapability).Capability {
+			switch c := c.(type) {
+			case *packet.CapGracefulRestart:
+				short = c
+			case *packet.CapLongLivedGracefulRestart:
+				long = c
+			}
+		}
+	}
+	return short, long
+}
+
+// helper is the capability of a router that keeps routes during a restart.
+func helper() packet.ParameterCapabilityInterface {
+	return packet.NewCapGracefulRestart(false, false, 120, []*packet.CapGracefulRestartTuple{packet.NewCapGracefulRestartTuple(packet.RF_IPv4_UC, false)})
+}
+
+const (
+	restartState    = 0x08 // of the flags of the capability
+	notificationBit = 0x04
+	forwardingState = 0x80 // of the flags of a family
+)
+
+// told reads UPDATE messages until the end of the table and returns its prefixes.
+func told(t testing.TB, c net.Conn) []string {
+	t.Helper()
+	var out []string
+	for {
+		u := next[*packet.BGPUpdate](t, c)
+		if end, _ := u.IsEndOfRib(); end {
+			return out
+		}
+		for _, n := range u.NLRI {
+			out = append(out, n.String())
+		}
+	}
+}
+
+func TestOpenSaysWhetherForwardingWasPreserved(t *testing.T) {
+	t.Parallel()
+	for _, preserved := range []bool{false, true} {
+		t.Run(fmt.Sprint(preserved), func(t *testing.T) {
+			t.Parallel()
+			w := newWire(t)
+			p := w.peer("tor", 65001)
+			p.LongLivedTime = time.Hour
+			a := newAnnouncer(t, preserved)
+			a.Set(desired(bgp.PeerRoutes{Peer: p, Routes: routes(3)}))
+			check := func(o *packet.BGPOpen, kept bool) {
+				t.Helper()
+				short, long := restart(t, o)
+				if short == nil || long == nil || len(short.Tuples) != 1 || len(long.Tuples) != 1 {
+					t.Fatalf("capabilities %v and %v", short, long)
+				}
+				if got := short.Flags&restartState != 0; got != kept {
+					t.Errorf("R-bit %v, want %v", got, kept)
+				}
+				if got := short.Tuples[0].Flags&forwardingState != 0; got != kept {
+					t.Errorf("F-bit %v, want %v", got, kept)
+				}
+				if short.Flags&notificationBit != 0 || short.Time != 30 || long.Tuples[0].RestartTime != 3600 {
+					t.Errorf("capabilities %+v and %+v", short, long.Tuples[0])
+				}
+			}
+			c := w.accept()
+			check(establish(t, c, 65000, helper()), preserved)
+			if preserved {
+				// The table comes once the router has sent its own.
+				if err := write(c, packet.NewEndOfRib(packet.RF_IPv4_UC)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if got := told(t, c); len(got) != 3 {
+				t.Errorf("table %v", got)
+			}
+			established(t, a, "tor")
+			// The node goes on forwarding when a connection breaks.
+			if err := c.Close(); err != nil {
+				t.Fatal(err)
+			}
+			check(establish(t, w.accept(), 65000, helper()), true)
+		})
+	}
+}
+
+func TestARouterThatSendsNoTableGetsOursAfterFiveSeconds(t *testing.T) {
+	t.Parallel()
+	w := newWire(t)
+	a := newAnnouncer(t, true)
+	a.Set(desired(bgp.PeerRoutes{Peer: w.peer("tor", 65001), Routes: routes(3)}))
+	c := w.accept()
+	establish(t, c, 65000, helper())
+	begun := time.Now()
+	if got := told(t, c); len(got) != 3 {
+		t.Errorf("table %v", got)
+	}
+	if d := time.Since(begun); d < deferral-time.Second || d > deferral+5*time.Second {
+		t.Errorf("the table came after %s", d)
+	}
+}
+
+func TestFailuresInWords(t *testing.T) {
+	t.Parallel()
+	shutdown := packet.NewBGPNotificationMessage(6, 2, append([]byte{11}, "maintenance"...))
+	for _, test := range []struct {
+		name, want string
+		edit       func(*bgp.Peer)
+		router     func(t *testing.T, w *wire)
+	}{
+		{
+			name: "nobody listens", want: "can't connect: ", edit: func(p *bgp.Peer) {},
+			router: func(t *testing.T, w *wire) { _ = w.l.Close() },
+		},
+		{
+			name: "the router has another ASN", want: "we refused the router: as number mismatch expected 65000, received 65009",
+			router: func(t *testing.T, w *wire) { _ = write(w.accept(), open(65009)) },
+		},
+		{
+			name: "the router is not internal", want: "we refused the router: as number mismatch expected 65001, received 65009",
+			edit:   func(p *bgp.Peer) { p.PeerType, p.PeerASN = bgp.Internal, 0 },
+			router: func(t *testing.T, w *wire) { _ = write(w.accept(), open(65009)) },
+		},
+		{
+			name: "the router is not external", want: "the router has our own ASN 65001, and an external one is wanted",
+			edit:   func(p *bgp.Peer) { p.PeerType, p.PeerASN = bgp.External, 0 },
+			router: func(t *testing.T, w *wire) { _ = write(w.accept(), open(65001)) },
+		},
+		{
+			name: "the router expects another ASN", want: "the router refused our OPEN message with a NOTIFICATION, of which its log says more: most often it expects another ASN of this node, or doesn't know this neighbour",
+			router: func(t *testing.T, w *wire) {
+				c := w.accept()
+				next[*packet.BGPOpen](t, c)
+				_ = write(c, packet.NewBGPNotificationMessage(2, 2, nil))
+			},
+		},
+		{
+			name: "the router is shut down", want: `the router ended the session: cease, administrative shutdown: "maintenance"`,
+			router: func(t *testing.T, w *wire) {
+				c := w.accept()
+				establish(t, c, 65000)
+				_ = write(c, shutdown)
+			},
+		},
+		{
+			name: "the router closes the connection", want: "the router closed the connection without a word",
+			router: func(t *testing.T, w *wire) {
+				c := w.accept()
+				establish(t, c, 65000)
+				next[*packet.BGPUpdate](t, c) // so that it is established on both sides
+				_ = c.Close()
+			},
+		},
+		{
+			name: "the router falls silent", want: "nothing was heard of the router during the hold time",
+			edit:   func(p *bgp.Peer) { p.HoldTime, p.KeepaliveTime = 3*time.Second, time.Second },
+			router: func(t *testing.T, w *wire) { establish(t, w.accept(), 65000) },
+		},
+		{
+			name: "a router that keeps routes falls silent", want: "nothing was heard of the router during the hold time",
+			edit:   func(p *bgp.Peer) { p.HoldTime, p.KeepaliveTime = 3*time.Second, time.Second },
+			router: func(t *testing.T, w *wire) { establish(t, w.accept(), 65000, helper()) },
+		},
+		{
+			name: "the router sends what is no message", want: "we ended the session: message header error, bad message length",
+			router: func(t *testing.T, w *wire) {
+				c := w.accept()
+				establish(t, c, 65000)
+				next[*packet.BGPUpdate](t, c)
+				_, _ = c.Write([]byte(strings.Repeat("\xff", 16) + "\x00\x01\x02"))
+			},
+		},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			w := newWire(t)
+			p := w.peer("tor", 65001)
+			if test.edit != nil {
+				test.edit(&p)
+			}
+			a := announcerOn(t, newBackend(t, 1), false)
+			a.Set(desired(bgp.PeerRoutes{Peer: p, Routes: routes(1)}))
+			test.router(t, w)
+			eventually(t, func() error {
+				if s := status(a, "tor"); !strings.HasPrefix(s.LastError, test.want) || s.State == bgp.Established {
+					return fmt.Errorf("%s: %q, want %q", s.State, s.LastError, test.want)
+				}
+				return nil
+			})
+		})
+	}
+}
+
+// quietly makes sure that nothing comes and the connection stays.
+func quietly(t testing.TB, c net.Conn) {
+	t.Helper()
+	if err := c.SetReadDeadline(time.Now().Add(300 * time.Millisecond)); err != nil {
+		t.Fatal(err)
+	}
+	var b [1]byte
+	if _, err := io.ReadFull(c, b[:]); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("something came (%v)", err)
+	}
+}
+
+func TestLeavingForGoodSaysSo(t *testing.T) {
+	t.Parallel()
+	w := newWire(t)
+	a := newAnnouncer(t, false)
+	a.Set(desired(bgp.PeerRoutes{Peer: w.peer("tor", 65001), Routes: routes(1)}))
+	c := w.accept()
+	establish(t, c, 65000)
+	established(t, a, "tor")
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	if err := a.Leave(ctx, false); err != nil {
+		t.Fatal(err)
+	}
+	if n := next[*packet.BGPNotification](t, c); n.ErrorCode != packet.BGP_ERROR_CEASE {
+		t.Errorf("notification %+v", n)
+	}
+}
+
+func TestLeavingForARestartSaysNothing(t *testing.T) {
+	t.Parallel()
+	w := newWire(t)
+	child := leaver(t, w)
+	c := w.accept()
+	establish(t, c, 65000, helper())
+	if got := told(t, c); len(got) != 1 {
+		t.Errorf("table %v", got)
+	}
+	if _, err := io.WriteString(child, "leave\n"); err != nil {
+		t.Fatal(err)
+	}
+	for {
+		m, err := read(c)
+		if errors.Is(err, io.EOF) {
+			return
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if m.Header.Type != packet.BGP_MSG_KEEPALIVE {
+			t.Errorf("%T came", m.Body)
+		}
+	}
+}
+
+func TestBFDEndsASessionAndHoldsNoneBack(t *testing.T) {
+	t.Parallel()
+	w := newWire(t)
+	p := w.peer("tor", 65001)
+	a := newAnnouncer(t, false)
+	a.Set(desired(bgp.PeerRoutes{Peer: p, Routes: routes(1)}))
+	key := bgp.Key{Peer: "tor", Neighbor: w.addr}
+	a.BFDChanged(key, bgp.BFDDown)
+	c := w.accept() // although BFD isn't up
+	establish(t, c, 65000)
+	established(t, a, "tor")
+	a.BFDChanged(key, bgp.BFDUp)
+	a.BFDChanged(key, bgp.BFDAdminDown)
+	next[*packet.BGPUpdate](t, c)
+	quietly(t, c)
+	a.BFDChanged(key, bgp.BFDUp)
+	a.BFDChanged(key, bgp.BFDDown)
+	if n := next[*packet.BGPNotification](t, c); n.ErrorCode != packet.BGP_ERROR_CEASE {
+		t.Errorf("notification %+v", n)
+	}
+	c = w.accept()
+	if s := status(a, "tor"); s.BFD != bgp.BFDDown || !strings.Contains(s.LastError, "BFD") {
+		t.Errorf("status %+v", s)
+	}
+	establish(t, c, 65000)
+	established(t, a, "tor")
+}
+
+func TestAFloodOfRoutesIsBounded(t *testing.T) {
+	w := newWire(t)
+	r := newRouter(t, 65000)
+	good := r.peer("good", 65001)
+	r.expect(t, good.Source, 65001)
+	a := newAnnouncer(t, false)
+	a.Set(desired(bgp.PeerRoutes{Peer: w.peer("flood", 65001), Routes: routes(1)}, bgp.PeerRoutes{Peer: good, Routes: routes(10)}))
+	c := w.accept()
+	establish(t, c, 65000)
+	established(t, a, "flood", "good")
+	since := status(a, "good").Since
+	before := heap()
+	var sent int
+	for sent < 1000000 {
+		if err := write(c, flood(sent, 800)); err != nil {
+			break
+		}
+		sent += 800
+	}
+	eventually(t, func() error {
+		if s := status(a, "flood"); !strings.Contains(s.LastError, "the router sent more than 20000 routes") {
+			return fmt.Errorf("%s: %q", s.State, s.LastError)
+		}
+		return nil
+	})
+	grown := heap() - before
+	t.Logf("%d routes were taken from the test, the heap grew by %.1f MB", sent, float64(grown)/1e6)
+	if grown > 50e6 {
+		t.Errorf("the heap grew by %d bytes", grown)
+	}
+	if s := status(a, "good"); s.State != bgp.Established || s.Since != since || len(r.table(t, good.Source, ipv4)) != 10 {
+		t.Errorf("the other session was disturbed: %+v", s)
+	}
+}
+
+// flood is an UPDATE message with so many routes.
+func flood(first, n int) *packet.BGPMessage {
+	nlri := make([]*packet.IPAddrPrefix, n)
+	for i := range nlri {
+		k := first + i
+		nlri[i] = packet.NewIPAddrPrefix(32, netip.AddrFrom4([4]byte{20, byte(k >> 16), byte(k >> 8), byte(k)}).String())
+	}
+	return packet.NewBGPUpdateMessage(nil, []packet.PathAttributeInterface{
+		packet.NewPathAttributeOrigin(0),
+		packet.NewPathAttributeAsPath([]packet.AsPathParamInterface{packet.NewAs4PathParam(packet.BGP_ASPATH_ATTR_TYPE_SEQ, []uint32{65000})}),
+		packet.NewPathAttributeNextHop("192.0.2.9"),
+	}, nlri)
+}
