@@ -29,7 +29,7 @@ func beChild(router string) error {
 	}
 	p := plain("tor", 65001)
 	p.Source, p.Address, p.Port, p.PeerASN = netip.Addr{}, at.Addr(), at.Port(), 65000
-	a := bgp.New(logr.Discard(), prometheus.NewRegistry(), New(logr.Discard()), nil, false)
+	a := bgp.New(logr.Discard(), prometheus.NewRegistry(), New(), nil, false)
 	a.Set(desired(bgp.PeerRoutes{Peer: p, Routes: routes(1)}))
 	if _, err := bufio.NewReader(os.Stdin).ReadString('\n'); err != nil {
 		return err
@@ -60,9 +60,13 @@ func leaver(t *testing.T, w *wire) io.Writer {
 	return in
 }
 
-// heap is what is in use.
+// heap is what is in use after a collection.
 func heap() int64 {
 	runtime.GC()
+	return inUse()
+}
+
+func inUse() int64 {
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
 	return int64(m.HeapAlloc)

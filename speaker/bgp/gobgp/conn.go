@@ -6,211 +6,284 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
+	"net"
 	"net/netip"
 	"sync"
-	"sync/atomic"
 	"time"
 
-	api "github.com/osrg/gobgp/v3/api"
+	packet "github.com/osrg/gobgp/v3/pkg/packet/bgp"
 
 	"github.com/fairlead-lb/fairlead/speaker/bgp"
 )
 
 const (
-	// deferral is how long a router may take to send its own table before it
-	// gets ours, after a restart (RFC 4724, section 4.1).
-	deferral = 5 * time.Second
-	// maxReceived is how many routes of a family a router may send. They are
-	// rejected, but GoBGP keeps them.
-	maxReceived = 20000
-	// tooMany is how long a router is left alone that sent more.
-	tooMany = time.Minute
-	// goodbye is how long a router may take to take a Cease.
-	goodbye = 2 * time.Second
+	// dialTimeout leaves room for two lost SYN packets.
+	dialTimeout = 5 * time.Second
 	// steady is how long a session lasts that is begun anew at once when it
-	// breaks.
+	// breaks. One that breaks sooner may do so each time.
 	steady = 10 * time.Second
 )
 
-// conn is a session.
+// conn is a session, from one connection to the next.
 type conn struct {
-	backend  *Backend
-	speaker  *speaker
-	vrf      string
 	observer bgp.Observer
-	poked    chan struct{}
-	closed   chan struct{}
+	cancel   context.CancelFunc
 	done     chan struct{}
-	// leaving are the neighbours that were taken away and whose connection isn't
-	// closed yet.
-	leaving sync.WaitGroup
-	// noticed says that a notification told why the session ended.
-	noticed atomic.Bool
+	resets   chan struct{}
+	accepted chan net.Conn
+	// changes gets a value when changed isn't empty any more.
+	changes chan struct{}
+	// leave ends listening, if the session is passive.
+	leave func()
 
 	mu      sync.Mutex
 	session bgp.Session
-	// preserved says that the router may keep our routes from before the next
-	// OPEN message.
-	preserved bool
-	// added says that the server has the neighbour.
-	added  bool
-	info   bgp.Info
-	opened opening
-}
+	table   bgp.Table
+	changed map[netip.Prefix]bool
 
-// opening is what was seen of a session that isn't established yet.
-type opening struct {
-	notifications uint64
+	// preserved says that the node kept forwarding since the router last heard
+	// of it, and restarting that the process is new. Only run uses them, and
+	// info.
+	preserved, restarting bool
+	info                  bgp.Info
 }
-
-func (c *conn) address() string { return c.session.Neighbor.String() }
 
 // Update announces and withdraws routes.
 func (c *conn) Update(s bgp.Session, announce []bgp.Route, withdraw []netip.Prefix) error {
 	c.mu.Lock()
+	defer c.mu.Unlock()
 	c.session = s
-	c.mu.Unlock()
-	kind := api.TableType_GLOBAL
-	if c.vrf != "" {
-		kind = api.TableType_VRF
-	}
-	starting.RLock()
-	defer starting.RUnlock()
-	ctx := context.Background()
 	for _, r := range announce {
-		p, err := path(s, r)
-		if err != nil {
-			return err
-		}
-		if _, err := c.speaker.server.AddPath(ctx, &api.AddPathRequest{TableType: kind, VrfId: c.vrf, Path: p}); err != nil {
-			return fmt.Errorf("announce %s: %w", r.Prefix, err)
-		}
+		c.table[r.Prefix] = r
+		c.changed[r.Prefix] = true
 	}
-	for _, prefix := range withdraw {
-		p, err := withdrawal(prefix)
-		if err != nil {
-			return err
-		}
-		if err := c.speaker.server.DeletePath(ctx, &api.DeletePathRequest{TableType: kind, VrfId: c.vrf, Path: p}); err != nil {
-			return fmt.Errorf("withdraw %s: %w", prefix, err)
-		}
+	for _, p := range withdraw {
+		delete(c.table, p)
+		c.changed[p] = true
+	}
+	select {
+	case c.changes <- struct{}{}:
+	default:
 	}
 	return nil
+}
+
+// change is what became of a prefix.
+type change struct {
+	prefix netip.Prefix
+	route  bgp.Route
+	// gone says that there is no route any more.
+	gone bool
+}
+
+// take returns what changed since the last time, or all that there is.
+func (c *conn) take(all bool) (bgp.Session, []change) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var out []change
+	if all {
+		for p, r := range c.table {
+			out = append(out, change{prefix: p, route: r})
+		}
+	} else {
+		for p := range c.changed {
+			r, ok := c.table[p]
+			out = append(out, change{prefix: p, route: r, gone: !ok})
+		}
+	}
+	clear(c.changed)
+	return c.session, out
+}
+
+func (c *conn) current() bgp.Session {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.session
 }
 
 // Reset drops the connection and begins anew.
 func (c *conn) Reset() error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return errors.Join(c.remove(), c.addLocked())
+	select {
+	case c.resets <- struct{}{}:
+	default:
+	}
+	return nil
 }
 
 // Stop ends the session with a Cease.
 func (c *conn) Stop() error {
-	close(c.closed)
+	c.cancel()
 	<-c.done
-	c.mu.Lock()
-	err := c.remove()
-	c.mu.Unlock()
-	left := make(chan struct{})
-	go func() {
-		c.leaving.Wait()
-		close(left)
-	}()
-	select {
-	case <-left:
-	case <-time.After(goodbye):
-		err = errors.Join(err, fmt.Errorf("the router took no Cease for %s", goodbye))
-	}
-	c.backend.release(c)
-	return err
-}
-
-func (c *conn) add() error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.addLocked()
-}
-
-func (c *conn) addLocked() error {
-	if c.added {
-		return nil
-	}
-	c.opened = opening{}
-	if err := c.speaker.server.AddPeer(context.Background(), &api.AddPeerRequest{Peer: neighbour(c.session, c.vrf, c.preserved)}); err != nil {
-		return fmt.Errorf("add the neighbour: %w", err)
-	}
-	c.added = true
 	return nil
 }
 
-// remove takes the neighbour away: a connected one gets a Cease.
-func (c *conn) remove() error {
-	if !c.added {
-		return nil
+// run keeps a session up until ctx is done.
+func (c *conn) run(ctx context.Context) {
+	defer close(c.done)
+	if c.leave != nil {
+		defer c.leave()
 	}
-	c.added = false
-	c.leaving.Add(1)
-	if err := c.speaker.server.DeletePeer(context.Background(), &api.DeletePeerRequest{Address: c.address()}); err != nil {
-		c.leaving.Done()
-		return fmt.Errorf("delete the neighbour: %w", err)
-	}
-	return nil
-}
-
-// neighbour is the session in GoBGP's terms.
-func neighbour(s bgp.Session, vrf string, preserved bool) *api.Peer {
-	n := &api.Peer{
-		Conf: &api.PeerConf{
-			NeighborAddress: s.Neighbor.String(), LocalAsn: s.LocalASN, AuthPassword: s.Password, Vrf: vrf,
-		},
-		Timers: &api.Timers{Config: &api.TimersConfig{
-			HoldTime: seconds(s.HoldTime), KeepaliveInterval: seconds(s.KeepaliveTime), ConnectRetry: seconds(s.ConnectTime),
-		}},
-		Transport: &api.Transport{
-			LocalAddress: "0.0.0.0", PassiveMode: s.Passive, RemotePort: uint32(s.Port), BindInterface: s.BindInterface,
-		},
-		// The N-bit (RFC 8538) stays off: a Cease is meant to end the routes.
-		GracefulRestart: &api.GracefulRestart{
-			Enabled: s.GracefulRestart, RestartTime: uint32(seconds(s.RestartTime)), DeferralTime: uint32(seconds(deferral)),
-			LocalRestarting: s.GracefulRestart && preserved, LonglivedEnabled: s.LongLivedTime > 0,
-		},
-	}
-	switch {
-	case s.Internal():
-		n.Conf.PeerAsn = s.LocalASN
-	case s.PeerType == bgp.Numbered:
-		n.Conf.PeerAsn = s.PeerASN
-	}
-	if s.Neighbor.Is6() {
-		n.Transport.LocalAddress = "::"
-	}
-	if s.Source.IsValid() {
-		n.Transport.LocalAddress = s.Source.String()
-	}
-	if s.MultiHop > 0 {
-		n.EbgpMultihop = &api.EbgpMultihop{Enabled: true, MultihopTtl: uint32(s.MultiHop)}
-	}
-	if s.TTLSecurityHops > 0 {
-		n.TtlSecurity = &api.TtlSecurity{Enabled: true, TtlMin: 256 - uint32(s.TTLSecurityHops)}
-	}
-	for _, f := range []struct {
-		family *api.Family
-		wanted bool
-	}{{ipv4, s.Families.IPv4}, {ipv6, s.Families.IPv6}} {
-		if !f.wanted {
-			continue
+	for {
+		var wait time.Duration
+		nc, err := c.connect(ctx)
+		if err == nil {
+			wait, err = c.talk(ctx, nc)
+		} else {
+			wait = c.current().ConnectTime
 		}
-		n.AfiSafis = append(n.AfiSafis, &api.AfiSafi{
-			Config:            &api.AfiSafiConfig{Family: f.family, Enabled: true},
-			MpGracefulRestart: &api.MpGracefulRestart{Config: &api.MpGracefulRestartConfig{Enabled: s.GracefulRestart}},
-			LongLivedGracefulRestart: &api.LongLivedGracefulRestart{Config: &api.LongLivedGracefulRestartConfig{
-				Enabled: s.LongLivedTime > 0, RestartTime: uint32(seconds(s.LongLivedTime)),
-			}},
-			PrefixLimits: &api.PrefixLimit{Family: f.family, MaxPrefixes: maxReceived},
-		})
+		if ctx.Err() != nil {
+			return
+		}
+		if err != nil {
+			c.observer.Failed(err.Error())
+		}
+		c.tell(bgp.Info{State: bgp.Idle})
+		if !c.pause(ctx, wait) {
+			return
+		}
 	}
-	return n
 }
 
-func seconds(d time.Duration) uint64 { return uint64(d / time.Second) }
+// pause waits, not always as long, so that a router isn't met by all nodes at
+// once. A reset ends it, and so does a router that connects.
+func (c *conn) pause(ctx context.Context, wait time.Duration) bool {
+	timer := time.NewTimer(wait - time.Duration(rand.Int64N(int64(wait)/4+1)))
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-c.resets:
+	case <-timer.C:
+	case nc := <-c.accepted:
+		c.putBack(nc)
+	}
+	return true
+}
+
+// putBack leaves a connection for later, unless there is a newer one.
+func (c *conn) putBack(nc net.Conn) {
+	select {
+	case c.accepted <- nc:
+	default:
+		_ = nc.Close()
+	}
+}
+
+// tell tells the state. Since is when the session got into or out of
+// Established.
+func (c *conn) tell(i bgp.Info) {
+	i.Since = c.info.Since
+	if c.info.Since.IsZero() || (i.State == bgp.Established) != (c.info.State == bgp.Established) {
+		i.Since = time.Now()
+	}
+	c.info = i
+	c.observer.State(i)
+}
+
+// connect makes a connection, or waits for the router to do so.
+func (c *conn) connect(ctx context.Context) (net.Conn, error) {
+	s := c.current()
+	o := optionsOf(s)
+	if s.Passive {
+		c.tell(bgp.Info{State: bgp.Active})
+		for {
+			select {
+			case <-ctx.Done():
+				return nil, ctx.Err()
+			case <-c.resets: // there is nothing to begin anew
+			case nc := <-c.accepted:
+				if err := o.adopt(nc, s.Neighbor.Is4()); err != nil {
+					_ = nc.Close()
+					return nil, fmt.Errorf("can't use the router's connection: %w", err)
+				}
+				return nc, nil
+			}
+		}
+	}
+	c.tell(bgp.Info{State: bgp.Connect})
+	d := net.Dialer{Timeout: dialTimeout, Control: control(o), KeepAlive: -1}
+	if s.Source.IsValid() {
+		d.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(s.Source, 0))
+	}
+	nc, err := d.DialContext(ctx, "tcp", netip.AddrPortFrom(s.Neighbor, s.Port).String())
+	if err != nil {
+		return nil, fmt.Errorf("can't connect: %w", err)
+	}
+	return nc, nil
+}
+
+// talk has a session over a connection. It returns when that is over, with the
+// cause, and how long to wait before the next.
+func (c *conn) talk(ctx context.Context, nc net.Conn) (time.Duration, error) {
+	s := c.current()
+	t := &talk{Conn: nc, session: s, observer: c.observer}
+	defer t.close()
+
+	c.tell(bgp.Info{State: bgp.OpenSent})
+	if err := t.send(openMessage(s, c.restarting, c.preserved)); err != nil {
+		return s.ConnectTime, err
+	}
+	// Whoever ends the session meanwhile closes the connection.
+	stop := context.AfterFunc(ctx, func() { t.cease(packet.BGP_ERROR_SUB_PEER_DECONFIGURED) })
+	defer stop()
+	if err := t.open(func() { c.tell(bgp.Info{State: bgp.OpenConfirm}) }); err != nil {
+		return s.ConnectTime, err
+	}
+	c.preserved, c.restarting = s.GracefulRestart, false
+	c.tell(bgp.Info{
+		State: bgp.Established, ASN: t.asn, RouterID: t.routerID, Local: t.local(), Families: t.families, GracefulRestart: t.keeps,
+	})
+	if t.families.IPv4 && t.nextHop4(s).Is6() && !t.extendedNextHop {
+		c.observer.Failed("the router does not take IPv4 routes with an IPv6 next hop (RFC 8950): turn on its extended next hop capability")
+	}
+
+	begun := time.Now()
+	err := c.carry(ctx, t)
+	if errors.Is(err, errReset) || errors.Is(err, errReplaced) {
+		return 0, nil
+	}
+	if time.Since(begun) < steady {
+		return s.ConnectTime, err
+	}
+	return 0, err
+}
+
+var (
+	errReset    = errors.New("reset")
+	errReplaced = errors.New("the router made another connection")
+)
+
+// carry runs an established session.
+func (c *conn) carry(parent context.Context, t *talk) error {
+	select {
+	case <-c.resets: // it was for another session
+	default:
+	}
+	ctx, end := context.WithCancelCause(parent)
+	finish := func(err error) {
+		if !errors.Is(err, errCeased) { // or else who sent the notification knows the cause
+			end(err)
+		}
+	}
+	var wg sync.WaitGroup
+	refresh := make(chan bgp.Families, 1)
+	wg.Go(func() { finish(t.receive(refresh)) })
+	wg.Go(func() { finish(c.transmit(ctx, t, refresh)) })
+	select {
+	case <-ctx.Done():
+		if parent.Err() != nil {
+			t.cease(packet.BGP_ERROR_SUB_PEER_DECONFIGURED)
+		}
+	case <-c.resets:
+		end(errReset)
+		t.cease(subcodeBFDDown)
+	case nc := <-c.accepted:
+		// The router lost the connection that we still have (RFC 4724, section 5).
+		c.putBack(nc)
+		end(errReplaced)
+	}
+	t.close()
+	wg.Wait()
+	return context.Cause(ctx)
+}

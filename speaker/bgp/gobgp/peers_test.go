@@ -1,5 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
+// The sockets that GoBGP's server listens on are otherwise of MPTCP, which knows
+// neither TCP-MD5 nor a TTL.
+//
+//go:debug multipathtcp=0
+
 package gobgp
 
 import (
@@ -18,6 +23,7 @@ import (
 	"github.com/go-logr/logr"
 	api "github.com/osrg/gobgp/v3/api"
 	"github.com/osrg/gobgp/v3/pkg/apiutil"
+	"github.com/osrg/gobgp/v3/pkg/log"
 	packet "github.com/osrg/gobgp/v3/pkg/packet/bgp"
 	"github.com/osrg/gobgp/v3/pkg/server"
 	"github.com/prometheus/client_golang/prometheus"
@@ -53,17 +59,31 @@ func loopback() netip.Addr {
 	return netip.AddrFrom4([4]byte{127, 1, byte(n >> 8), byte(n)})
 }
 
+// silent is a log of GoBGP that nobody reads.
+type silent struct{}
+
+func (silent) Panic(msg string, f log.Fields) { panic(fmt.Sprint(msg, f)) }
+func (silent) Fatal(msg string, f log.Fields) { panic(fmt.Sprint(msg, f)) }
+func (silent) Error(string, log.Fields)       {}
+func (silent) Warn(string, log.Fields)        {}
+func (silent) Info(string, log.Fields)        {}
+func (silent) Debug(string, log.Fields)       {}
+func (silent) SetLevel(log.LogLevel)          {}
+func (silent) GetLevel() log.LogLevel         { return log.ErrorLevel }
+
+var (
+	ipv4 = &api.Family{Afi: api.Family_AFI_IP, Safi: api.Family_SAFI_UNICAST}
+	ipv6 = &api.Family{Afi: api.Family_AFI_IP6, Safi: api.Family_SAFI_UNICAST}
+)
+
 // GoBGP writes variables of the whole program when a server starts, and all
-// servers read them (see starting). The race detector sees that, so tests take
-// servers that were started before any of them had something to do.
+// servers read them. The race detector sees that, so tests take servers that
+// were started before any of them had something to do.
 var started struct {
 	sync.Mutex
-	speakers []*speaker
-	sockets  map[socket]*speaker
-	routers  []*router
+	routers []*router
+	over6   *router // there is one IPv6 address of the loopback
 }
-
-var us = identity{65001, netip.MustParseAddr("192.0.2.1")}
 
 func TestMain(m *testing.M) {
 	if router := os.Getenv(childEnv); router != "" {
@@ -73,39 +93,28 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
-	if err := start(40, 3, 24); err != nil {
+	if err := start(24); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
 	os.Exit(m.Run())
 }
 
-func start(speakers, sockets, routers int) error {
-	for range speakers {
-		sp := newSpeaker(logr.Discard())
-		if err := sp.start(us, nil); err != nil {
-			return err
+func start(routers int) error {
+	for i := range routers + 1 {
+		r := &router{BgpServer: server.NewBgpServer(server.LoggerOption(silent{})), addr: loopback(), port: 10179}
+		id := r.addr
+		if i == routers {
+			r.addr, started.over6 = netip.IPv6Loopback(), r
+		} else {
+			started.routers = append(started.routers, r)
 		}
-		started.speakers = append(started.speakers, sp)
-	}
-	started.sockets = map[socket]*speaker{}
-	for range sockets {
-		sp, on := newSpeaker(logr.Discard()), socket{own: loopback(), port: 10179}
-		if err := sp.start(us, &on); err != nil {
-			return err
-		}
-		sp.sessions = 1 // so that it stays
-		started.sockets[on] = sp
-	}
-	for range routers {
-		r := &router{BgpServer: server.NewBgpServer(server.LoggerOption(newLogger(logr.Discard()))), addr: loopback(), port: 10179}
 		go r.Serve()
 		if err := r.StartBgp(context.Background(), &api.StartBgpRequest{Global: &api.Global{
-			Asn: 65000, RouterId: r.addr.String(), ListenPort: int32(r.port), ListenAddresses: []string{r.addr.String()},
+			Asn: 65000, RouterId: id.String(), ListenPort: int32(r.port), ListenAddresses: []string{r.addr.String()},
 		}}); err != nil {
 			return err
 		}
-		started.routers = append(started.routers, r)
 	}
 	return nil
 }
@@ -129,33 +138,6 @@ func newRouter(t testing.TB, asn uint32) *router {
 	started.routers = started.routers[1:]
 	r.asn = asn
 	return r
-}
-
-// newBackend has servers for so many sessions.
-func newBackend(t testing.TB, sessions int) *Backend {
-	t.Helper()
-	started.Lock()
-	defer started.Unlock()
-	if len(started.speakers) < sessions {
-		t.Fatal("TestMain starts too few speakers")
-	}
-	b := New(logr.Discard())
-	b.idle, started.speakers = started.speakers[:sessions:sessions], started.speakers[sessions:]
-	return b
-}
-
-// listen gives a backend a server that listens already, and returns its address.
-func (b *Backend) listen(t testing.TB) netip.Addr {
-	t.Helper()
-	started.Lock()
-	defer started.Unlock()
-	for on, sp := range started.sockets {
-		delete(started.sockets, on)
-		b.listening[on] = sp
-		return on.own
-	}
-	t.Fatal("TestMain starts too few servers that listen")
-	return netip.Addr{}
 }
 
 // expect makes the router wait for a speaker.
@@ -251,7 +233,7 @@ func (r *router) peer(name string, asn uint32) bgp.Peer {
 
 func plain(name string, asn uint32) bgp.Peer {
 	return bgp.Peer{
-		Name: name, Source: loopback(), LocalASN: asn, RouterID: us.routerID,
+		Name: name, Source: loopback(), LocalASN: asn, RouterID: netip.MustParseAddr("192.0.2.1"),
 		HoldTime: 9 * time.Second, KeepaliveTime: 3 * time.Second, ConnectTime: time.Second,
 		Families: bgp.Families{IPv4: true}, GracefulRestart: true, RestartTime: 30 * time.Second,
 	}
@@ -259,12 +241,7 @@ func plain(name string, asn uint32) bgp.Peer {
 
 func newAnnouncer(t testing.TB, preserved bool) *bgp.Announcer {
 	t.Helper()
-	return announcerOn(t, newBackend(t, 2), preserved)
-}
-
-func announcerOn(t testing.TB, b *Backend, preserved bool) *bgp.Announcer {
-	t.Helper()
-	a := bgp.New(logr.Discard(), prometheus.NewRegistry(), b, nil, preserved)
+	a := bgp.New(logr.Discard(), prometheus.NewRegistry(), New(), nil, preserved)
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), patience)
 		defer cancel()

@@ -161,9 +161,8 @@ func TestSessionSurvivesAThousandChanges(t *testing.T) {
 
 func TestPassivePeersShareASocketAndNotTheirRoutes(t *testing.T) {
 	t.Parallel()
-	b := newBackend(t, 0)
-	own := b.listen(t)
-	a := announcerOn(t, b, false)
+	own := loopback()
+	a := newAnnouncer(t, false)
 	var peers []bgp.PeerRoutes
 	var routers []*router
 	for i := range 3 {
