@@ -27,9 +27,6 @@ const (
 	// DuplicateNeighbor says that another peer already names the router: it
 	// keeps one session only with a node.
 	DuplicateNeighbor Reason = "DuplicateNeighbor"
-	// ListenConflict says that another passive peer listens on the same address
-	// with another ASN or router ID: they share one server of BGP.
-	ListenConflict Reason = "ListenConflict"
 )
 
 // Refusal tells of something that is asked for and isn't done.
@@ -60,13 +57,6 @@ func Resolve(peers []Peer, n Network) (sessions []Session, refusals []Refusal) {
 		bind     string
 	}
 	taken := map[place]string{}
-	type socket struct {
-		own  netip.Addr
-		bind string
-		port uint16
-		v4   bool
-	}
-	listens := map[socket]Session{}
 	for _, p := range peers {
 		found, refused := p.resolve(n)
 		refusals = append(refusals, refused...)
@@ -75,16 +65,6 @@ func Resolve(peers []Peer, n Network) (sessions []Session, refusals []Refusal) {
 			if other, ok := taken[at]; ok {
 				refusals = append(refusals, p.refuse(DuplicateNeighbor, "peer %s already has a session with %s", other, s.Neighbor))
 				continue
-			}
-			if s.Passive {
-				on := socket{s.Source, s.BindInterface, s.Port, s.Neighbor.Is4()}
-				if other, ok := listens[on]; ok && (other.RouterID != s.RouterID || other.LocalASN != s.LocalASN) {
-					refusals = append(refusals, p.refuse(ListenConflict,
-						"passive peers on one address share localASN and routerID: peer %s has %d and %s, this one %d and %s",
-						other.Name, other.LocalASN, other.RouterID, s.LocalASN, s.RouterID))
-					continue
-				}
-				listens[on] = s
 			}
 			taken[at] = p.Name
 			sessions = append(sessions, s)
