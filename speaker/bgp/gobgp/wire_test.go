@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -332,4 +333,87 @@ func flood(first, n int) *packet.BGPMessage {
 		packet.NewPathAttributeAsPath([]packet.AsPathParamInterface{packet.NewAs4PathParam(packet.BGP_ASPATH_ATTR_TYPE_SEQ, []uint32{65000})}),
 		packet.NewPathAttributeNextHop("192.0.2.9"),
 	}, nlri)
+}
+
+func TestARouterMayAskForTheTableAgain(t *testing.T) {
+	t.Parallel()
+	w := newWire(t)
+	a := newAnnouncer(t, false)
+	a.Set(desired(bgp.PeerRoutes{Peer: w.peer("tor", 65001), Routes: routes(3)}))
+	c := w.accept()
+	establish(t, c, 65000)
+	count(t, c, 3)
+	if err := write(c, packet.NewBGPRouteRefreshMessage(packet.AFI_IP6, 0, packet.SAFI_UNICAST)); err != nil {
+		t.Fatal(err)
+	}
+	quietly(t, c)
+	if err := write(c, packet.NewBGPRouteRefreshMessage(packet.AFI_IP, 0, packet.SAFI_UNICAST)); err != nil {
+		t.Fatal(err)
+	}
+	count(t, c, 3)
+}
+
+func TestARouterThatKnowsTwoBytesOnly(t *testing.T) {
+	t.Parallel()
+	w := newWire(t)
+	p := w.peer("tor", 4200000001)
+	a := newAnnouncer(t, false)
+	a.Set(desired(bgp.PeerRoutes{Peer: p, Routes: []bgp.Route{{Prefix: netip.MustParsePrefix("10.0.0.1/32"), Prepend: 1}}}))
+	c := w.accept()
+	if o := next[*packet.BGPOpen](t, c); o.MyAS != asTrans {
+		t.Errorf("ASN %d in the OPEN message", o.MyAS)
+	}
+	if err := errors.Join(write(c, packet.NewBGPOpenMessage(65000, 90, "192.0.2.99", nil)), write(c, packet.NewBGPKeepAliveMessage())); err != nil {
+		t.Fatal(err)
+	}
+	var two, four []uint32
+	for _, attribute := range next[*packet.BGPUpdate](t, c).PathAttributes {
+		switch attribute := attribute.(type) {
+		case *packet.PathAttributeAsPath:
+			two = attribute.Value[0].GetAS()
+		case *packet.PathAttributeAs4Path:
+			four = attribute.Value[0].GetAS()
+		}
+	}
+	if !slices.Equal(two, []uint32{asTrans, asTrans}) || !slices.Equal(four, []uint32{4200000001, 4200000001}) {
+		t.Errorf("paths %v and %v", two, four)
+	}
+}
+
+// A router that lost the connection makes another one while we still have the
+// first.
+func TestANewConnectionOfAPassivePeerReplacesTheOld(t *testing.T) {
+	t.Parallel()
+	w := newWire(t)
+	p := w.peer("tor", 65001)
+	p.Passive, p.Port = true, 10180
+	a := newAnnouncer(t, false)
+	a.Set(desired(bgp.PeerRoutes{Peer: p, Routes: routes(3)}))
+	dial := func() (c net.Conn) {
+		t.Helper()
+		d := net.Dialer{LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(w.addr, 0))}
+		eventually(t, func() (err error) {
+			c, err = d.Dial("tcp", netip.AddrPortFrom(p.Source, p.Port).String())
+			return err
+		})
+		t.Cleanup(func() { _ = c.Close() })
+		establish(t, c, 65000, helper())
+		if got := told(t, c); len(got) != 3 {
+			t.Errorf("table %v", got)
+		}
+		return c
+	}
+	old := dial()
+	dial()
+	if _, err := read(old); !errors.Is(err, io.EOF) {
+		t.Errorf("the old connection: %v", err)
+	}
+	// From elsewhere nobody is let in.
+	c, err := net.Dial("tcp", netip.AddrPortFrom(p.Source, p.Port).String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := read(c); err == nil {
+		t.Error("a stranger was greeted")
+	}
 }
