@@ -89,7 +89,7 @@ func TestImportDirection(t *testing.T) {
 		},
 		{
 			name: "announcers know neither Kubernetes nor who calls them",
-			of:   []string{module + "speaker/l2", module + "speaker/link", module + "speaker/mesh", module + "speaker/conflict", module + "speaker/verify", module + "speaker/bgp", module + "speaker/bfd"},
+			of:   []string{module + "speaker/l2", module + "speaker/link", module + "speaker/mesh", module + "speaker/conflict", module + "speaker/verify", module + "speaker/bgp", module + "speaker/radv", module + "speaker/bfd"},
 			allow: func(p listed) bool {
 				return !under(p.ImportPath, append(kubernetes, module+"api", module+"plan", module+"controller", module+"speaker/agent", module+"speaker/source")...)
 			},

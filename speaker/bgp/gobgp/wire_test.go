@@ -168,6 +168,24 @@ func TestFailuresInWords(t *testing.T) {
 			router: func(t *testing.T, w *wire) { establish(t, w.accept(), 65000, helper()) },
 		},
 		{
+			name: "the router sends a message of another type", want: "we ended the session: message header error, bad message type",
+			router: func(t *testing.T, w *wire) {
+				c := w.accept()
+				establish(t, c, 65000)
+				next[*packet.BGPUpdate](t, c)
+				_, _ = c.Write([]byte(strings.Repeat("\xff", 16) + "\x00\x13\x63"))
+			},
+		},
+		{
+			name: "the router says twice who it is", want: "we ended the session: finite state machine error, unexpected message in Established",
+			router: func(t *testing.T, w *wire) {
+				c := w.accept()
+				establish(t, c, 65000)
+				next[*packet.BGPUpdate](t, c)
+				_ = write(c, open(65000))
+			},
+		},
+		{
 			name: "the router sends what is no message", want: "we ended the session: message header error, bad message length",
 			router: func(t *testing.T, w *wire) {
 				c := w.accept()
