@@ -20,11 +20,12 @@ type Backend interface {
 type Conn interface {
 	// Update announces and withdraws routes. The session has the same fields as
 	// that which was started, but those that don't reset it.
-	Update(s Session, announce []Route, withdraw []netip.Prefix) error
+	Update(s Session, announce []Route, withdraw []netip.Prefix)
 	// Reset drops the connection and begins anew at once.
-	Reset() error
-	// Stop ends the session with a Cease notification.
-	Stop() error
+	Reset()
+	// Stop ends the session with a Cease notification, and returns when that is
+	// sent or can't be.
+	Stop()
 }
 
 // Observer is told what happens to a session. Its methods don't wait, and may

@@ -45,7 +45,7 @@ func (f *fake) Start(s Session, routes []Route, preserved bool, o Observer) (Con
 	return c, nil
 }
 
-func (c *fakeConn) Update(s Session, announce []Route, withdraw []netip.Prefix) error {
+func (c *fakeConn) Update(s Session, announce []Route, withdraw []netip.Prefix) {
 	c.fake.mu.Lock()
 	defer c.fake.mu.Unlock()
 	if len(announce)+len(withdraw) > 0 {
@@ -58,22 +58,19 @@ func (c *fakeConn) Update(s Session, announce []Route, withdraw []netip.Prefix) 
 	for _, p := range withdraw {
 		delete(c.table, p)
 	}
-	return nil
 }
 
-func (c *fakeConn) Reset() error {
+func (c *fakeConn) Reset() {
 	c.fake.mu.Lock()
 	defer c.fake.mu.Unlock()
 	c.fake.note("reset %s", c.session.Name)
-	return nil
 }
 
-func (c *fakeConn) Stop() error {
+func (c *fakeConn) Stop() {
 	c.fake.mu.Lock()
 	defer c.fake.mu.Unlock()
 	c.fake.note("stop %s", c.session.Name)
 	delete(c.fake.conns, c.session.Key())
-	return nil
 }
 
 // conn returns that with a peer.

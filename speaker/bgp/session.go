@@ -82,14 +82,14 @@ func (s *session) run() {
 		w := s.take()
 		if w.stop {
 			if conn != nil {
-				s.check("End the session", conn.Stop())
+				conn.Stop()
 			}
 			s.end()
 			return
 		}
 		if conn != nil && slices.ContainsFunc(Changed(done.session, w.session), func(f Field) bool { return f.Resets }) {
 			s.log.Info("Session begins anew because of an edit", "fields", names(Changed(done.session, w.session)))
-			s.check("End the session", conn.Stop())
+			conn.Stop()
 			conn = nil
 		}
 		if conn == nil {
@@ -105,7 +105,7 @@ func (s *session) run() {
 			continue
 		}
 		if w.reset {
-			s.check("Reset the session", conn.Reset())
+			conn.Reset()
 		}
 		if w.sameTable(done) {
 			done = w
@@ -116,19 +116,9 @@ func (s *session) run() {
 		if done.session.NextHop4 != w.session.NextHop4 || done.session.NextHop6 != w.session.NextHop6 {
 			announce = values(table)
 		}
-		if err := conn.Update(w.session, announce, withdraw); err != nil {
-			s.check("Announce routes", err)
-			retry.Reset(w.session.ConnectTime)
-			continue
-		}
+		conn.Update(w.session, announce, withdraw)
 		sent, done = table, w
 		s.announced(len(sent))
-	}
-}
-
-func (s *session) check(what string, err error) {
-	if err != nil {
-		s.log.Error(err, what)
 	}
 }
 

@@ -50,7 +50,7 @@ type conn struct {
 }
 
 // Update announces and withdraws routes.
-func (c *conn) Update(s bgp.Session, announce []bgp.Route, withdraw []netip.Prefix) error {
+func (c *conn) Update(s bgp.Session, announce []bgp.Route, withdraw []netip.Prefix) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.session = s
@@ -66,7 +66,6 @@ func (c *conn) Update(s bgp.Session, announce []bgp.Route, withdraw []netip.Pref
 	case c.changes <- struct{}{}:
 	default:
 	}
-	return nil
 }
 
 // change is what became of a prefix.
@@ -77,22 +76,27 @@ type change struct {
 	gone bool
 }
 
-// take returns what changed since the last time, or all that there is.
-func (c *conn) take(all bool) (bgp.Session, []change) {
+// take returns what changed since the last time.
+func (c *conn) take() (bgp.Session, []change) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	var out []change
-	if all {
-		for p, r := range c.table {
-			out = append(out, change{prefix: p, route: r})
-		}
-	} else {
-		for p := range c.changed {
-			r, ok := c.table[p]
-			out = append(out, change{prefix: p, route: r, gone: !ok})
-		}
+	out := make([]change, 0, len(c.changed))
+	for p := range c.changed {
+		r, ok := c.table[p]
+		out = append(out, change{prefix: p, route: r, gone: !ok})
 	}
 	clear(c.changed)
+	return c.session, out
+}
+
+// whole returns all that there is.
+func (c *conn) whole() (bgp.Session, []change) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	out := make([]change, 0, len(c.table))
+	for p, r := range c.table {
+		out = append(out, change{prefix: p, route: r})
+	}
 	return c.session, out
 }
 
@@ -103,19 +107,17 @@ func (c *conn) current() bgp.Session {
 }
 
 // Reset drops the connection and begins anew.
-func (c *conn) Reset() error {
+func (c *conn) Reset() {
 	select {
 	case c.resets <- struct{}{}:
 	default:
 	}
-	return nil
 }
 
 // Stop ends the session with a Cease.
-func (c *conn) Stop() error {
+func (c *conn) Stop() {
 	c.cancel()
 	<-c.done
-	return nil
 }
 
 // run keeps a session up until ctx is done.

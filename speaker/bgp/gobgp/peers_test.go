@@ -137,7 +137,27 @@ func newRouter(t testing.TB, asn uint32) *router {
 	r := started.routers[0]
 	started.routers = started.routers[1:]
 	r.asn = asn
+	t.Cleanup(func() {
+		r.forget(t)
+		started.Lock()
+		defer started.Unlock()
+		started.routers = append(started.routers, r)
+	})
 	return r
+}
+
+// forget ends all sessions.
+func (r *router) forget(t testing.TB) {
+	t.Helper()
+	ctx := context.Background()
+	var peers []string
+	err := r.ListPeer(ctx, &api.ListPeerRequest{}, func(p *api.Peer) { peers = append(peers, p.Conf.NeighborAddress) })
+	for _, p := range peers {
+		err = errors.Join(err, r.DeletePeer(ctx, &api.DeletePeerRequest{Address: p}))
+	}
+	if err != nil {
+		t.Error(err)
+	}
 }
 
 // expect makes the router wait for a speaker.

@@ -19,8 +19,8 @@ import (
 // changes.
 func (c *conn) transmit(ctx context.Context, t *talk, refresh <-chan bgp.Families) error {
 	sent := map[netip.Prefix]bool{}
-	push := func(all bool, only bgp.Families) error {
-		s, changes := c.take(all)
+	push := func(only bgp.Families, what func() (bgp.Session, []change)) error {
+		s, changes := what()
 		changes = slices.DeleteFunc(changes, func(ch change) bool {
 			return !only.Of(ch.prefix) || ch.gone && !sent[ch.prefix]
 		})
@@ -40,7 +40,8 @@ func (c *conn) transmit(ctx context.Context, t *talk, refresh <-chan bgp.Familie
 		}
 		return nil
 	}
-	if err := push(true, t.families); err != nil {
+	c.take() // what changed before is in the table
+	if err := push(t.families, c.whole); err != nil {
 		return err
 	}
 	if t.keeps {
@@ -58,12 +59,9 @@ func (c *conn) transmit(ctx context.Context, t *talk, refresh <-chan bgp.Familie
 		case <-ctx.Done():
 			return nil
 		case <-c.changes:
-			err = push(false, t.families)
+			err = push(t.families, c.take)
 		case f := <-refresh:
-			f = bgp.Families{IPv4: f.IPv4 && t.families.IPv4, IPv6: f.IPv6 && t.families.IPv6}
-			if err = push(false, t.families); err == nil {
-				err = push(true, f)
-			}
+			err = push(bgp.Families{IPv4: f.IPv4 && t.families.IPv4, IPv6: f.IPv6 && t.families.IPv6}, c.whole)
 		case <-keepalive.C:
 			err = t.send(packet.NewBGPKeepAliveMessage())
 		}
