@@ -39,21 +39,32 @@ type restarts interface {
 	Restarting(ctx context.Context, draining bool) bool
 }
 
-// leave tells the other speakers of the end. After a restart this speaker will
-// be back, so they stand in for it; else they take its addresses over, and it
-// answers until they have.
-func leave(ctx context.Context, log logr.Logger, speaker leaver, stand restarts) {
+// partings are two ways to part from routers.
+type partings interface {
+	// restart has them keep all routes.
+	restart(ctx context.Context)
+	// drain has them turn to other nodes, and then end ends the sessions.
+	drain() (end func(ctx context.Context))
+}
+
+// leave tells the other speakers and routers of the end. After a restart this
+// speaker will be back, so they stand in for it; else they take its addresses
+// over, and it answers until they have.
+func leave(ctx context.Context, log logr.Logger, speaker leaver, routers partings, stand restarts) {
 	ask, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
 	if stand.Restarting(ask, speaker.Draining()) {
 		log.Info("Restarting: other speakers stand in")
 		speaker.Leave(mesh.Restart)
-		due.Wait(ctx, toldTime)
+		told := time.Now().Add(toldTime)
+		routers.restart(ctx)
+		due.Wait(ctx, time.Until(told))
 		return
 	}
 	n := speaker.Remaining()
 	log.Info("Ending: other speakers take over", "addresses", n)
 	speaker.Leave(mesh.Drain)
+	defer routers.drain()(ctx)
 	due.Wait(ctx, toldTime)
 	for end := time.Now().Add(drainTimeout); speaker.Remaining() > 0; {
 		if !speaker.CanLeave() || !time.Now().Before(end) || !due.Wait(ctx, drainPoll) {

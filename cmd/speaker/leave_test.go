@@ -22,6 +22,15 @@ type endingSpeaker struct {
 
 	told  []mesh.Leaving
 	since time.Time
+	// parted is what routers noticed.
+	parted []string
+}
+
+func (s *endingSpeaker) restart(context.Context) { s.parted = append(s.parted, "kept") }
+
+func (s *endingSpeaker) drain() (end func(context.Context)) {
+	s.parted = append(s.parted, "turned")
+	return func(context.Context) { s.parted = append(s.parted, "ended") }
 }
 
 func (s *endingSpeaker) Leave(how mesh.Leaving) {
@@ -60,12 +69,19 @@ func TestLeave(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				start := time.Now()
-				leave(t.Context(), logr.Discard(), &tt.speaker, &tt.speaker)
+				leave(t.Context(), logr.Discard(), &tt.speaker, &tt.speaker, &tt.speaker)
 				if took := time.Since(start); took < tt.min || took > tt.max {
 					t.Errorf("it took %v", took)
 				}
 				if !slices.Equal(tt.speaker.told, []mesh.Leaving{tt.told}) {
 					t.Errorf("told %v", tt.speaker.told)
+				}
+				parted := []string{"turned", "ended"}
+				if tt.told == mesh.Restart {
+					parted = []string{"kept"}
+				}
+				if !slices.Equal(tt.speaker.parted, parted) {
+					t.Errorf("routers noticed %v, want %v", tt.speaker.parted, parted)
 				}
 			})
 		})

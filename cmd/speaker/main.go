@@ -177,6 +177,7 @@ func run(ctx context.Context, f flags) error {
 	self := source.NewSelf(informers, f.nodeName)
 	seen := record.New(log, metrics.Registry, api, f.nodeName)
 	reporter := report.New(log, f.nodeName, self, api)
+	routers := newRouters(log, metrics.Registry, f.nodeName, preserved(ctx), reporter.SetSessions)
 	settings := preflight.New(log, metrics.Registry, reporter.SetConditions)
 	speaker = agent.New(agent.Options{
 		Log:      log,
@@ -188,6 +189,7 @@ func run(ctx context.Context, f flags) error {
 		Source:   src,
 		Recorder: agent.NewRecorder(log, metrics.Registry, api),
 		Seen:     seen,
+		Router:   routers.routing,
 		Segments: settings.Set,
 		Peers:    reporter.SetMesh,
 		Doubt:    stand.Doubt,
@@ -212,14 +214,14 @@ func run(ctx context.Context, f flags) error {
 	defer end()
 	g, work := errgroup.WithContext(work)
 	for _, part := range []func(context.Context) error{
-		abandon(informers.Start), abandon(secrets.Run), src.Run, self.Run, links.Run, stand.Run, speaker.Run, seen.Run, reporter.Run, settings.Run, servers.run,
+		abandon(informers.Start), abandon(secrets.Run), src.Run, self.Run, links.Run, stand.Run, speaker.Run, routers.run, seen.Run, reporter.Run, settings.Run, servers.run,
 	} {
 		g.Go(func() error { return part(work) })
 	}
 	log.Info("Started")
 	select {
 	case <-ctx.Done():
-		leave(work, log, speaker, stand)
+		leave(work, log, speaker, routers, stand)
 		end()
 	case <-work.Done():
 	}

@@ -22,6 +22,7 @@ import (
 	"github.com/fairlead-lb/fairlead/speaker/mesh/udp"
 	"github.com/fairlead-lb/fairlead/speaker/preflight"
 	"github.com/fairlead-lb/fairlead/speaker/record"
+	"github.com/fairlead-lb/fairlead/speaker/routing"
 	"github.com/fairlead-lb/fairlead/speaker/source"
 	"github.com/fairlead-lb/fairlead/speaker/verify"
 )
@@ -65,6 +66,14 @@ type Seen interface {
 	Verified(verify.Result)
 }
 
+// Router announces addresses to routers. Its methods don't wait.
+type Router interface {
+	// SetState takes each State, in order.
+	SetState(source.State)
+	// SetLinks takes the node's interfaces.
+	SetLinks([]link.Link)
+}
+
 // Transport carries frames between speakers.
 type Transport interface {
 	// Set makes links those that it uses. False: call it again.
@@ -81,6 +90,7 @@ var (
 	_ Responder = &l2.Responder{}
 	_ Transport = &udp.Transport{}
 	_ Seen      = &record.Recorder{}
+	_ Router    = &routing.Routing{}
 )
 
 // Options are what an Agent is made of.
@@ -91,6 +101,7 @@ type Options struct {
 	Source   Source
 	Recorder *Recorder
 	Seen     Seen
+	Router   Router
 	// Segments is told the node's interfaces, and which of them may carry
 	// addresses; Peers who is heard on them; and Doubt that the node seems to be
 	// gone.
@@ -110,6 +121,7 @@ type Agent struct {
 	recorder  *Recorder
 	responder Responder
 	transport Transport
+	router    Router
 	metrics   metrics
 	sightings sightings
 	watch     watch
@@ -138,7 +150,7 @@ type Agent struct {
 // New returns an Agent for a node.
 func New(o Options) *Agent {
 	a := &Agent{
-		log: o.Log, node: o.Mesh.Node, source: o.Source, recorder: o.Recorder, metrics: newMetrics(o.Registry),
+		log: o.Log, node: o.Mesh.Node, source: o.Source, recorder: o.Recorder, router: o.Router, metrics: newMetrics(o.Registry),
 		started: time.Now(),
 		links:   make(chan []link.Link, 1), wake: make(chan struct{}, 1),
 		tellSegments: o.Segments, tellPeers: o.Peers, doubt: o.Doubt,

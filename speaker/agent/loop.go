@@ -85,6 +85,7 @@ func (a *Agent) setLinks(links []link.Link) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	now := time.Now()
+	a.router.SetLinks(links)
 	if !a.view.setLinks(links) {
 		a.tellLinks() // kube-proxy's interface is among those that carry nothing
 		return
@@ -107,6 +108,7 @@ func (a *Agent) look() {
 		return
 	}
 	a.view.setState(s)
+	a.router.SetState(s)
 	if !a.view.nodes[a.view.self].Alive {
 		a.doubt()
 	}

@@ -212,6 +212,7 @@ func (w *world) runWithoutLinks(node string) *speaker {
 		Mesh:      mesh.Config{Node: node, Boot: uint64(time.Now().UnixNano()) + uint64(i)},
 		Recorder:  NewRecorder(logr.Discard(), prometheus.NewRegistry(), w.api),
 		Seen:      s,
+		Router:    nobody{},
 		Segments:  s.setSegments,
 		Peers:     s.setPeers,
 		Doubt:     func() {},
