@@ -3,6 +3,7 @@
 package routing
 
 import (
+	"maps"
 	"sync"
 	"time"
 
@@ -24,6 +25,7 @@ type Paths struct {
 
 	mu      sync.Mutex
 	of      map[bfd.Key]bgp.Key
+	downs   map[bfd.Key]uint64 // how often each was told to have gone down
 	changed func(bgp.Key, bgp.BFDState)
 }
 
@@ -37,7 +39,7 @@ var _ bgp.BFD = &Paths{}
 // NewPaths returns Paths that do nothing before Connect. Preserved says that the
 // process was restarted, and routers may be Up with the one before.
 func NewPaths(log logr.Logger, preserved bool) *Paths {
-	p := &Paths{log: log}
+	p := &Paths{log: log, downs: map[bfd.Key]uint64{}}
 	if preserved {
 		p.adopt = adoptTime
 	}
@@ -67,6 +69,7 @@ func (p *Paths) Set(sessions []bgp.BFDSession) {
 	}
 	p.mu.Lock()
 	p.of = of
+	maps.DeleteFunc(p.downs, func(key bfd.Key, _ uint64) bool { _, wanted := of[key]; return !wanted })
 	p.mu.Unlock()
 	if err := p.manager.Set(configs); err != nil {
 		p.log.Error(err, "Some paths can't be watched by BFD")
@@ -86,7 +89,14 @@ func (p *Paths) State(s bfd.Status) {
 	}
 	p.mu.Lock()
 	key, ok := p.of[s.Key]
+	unseen := ok && state == bgp.BFDUp && s.Downs > p.downs[s.Key]
+	if ok {
+		p.downs[s.Key] = s.Downs
+	}
 	p.mu.Unlock()
+	if unseen {
+		p.changed(key, bgp.BFDDown) // it was, for a moment
+	}
 	if ok {
 		p.changed(key, state)
 	}
