@@ -11,10 +11,12 @@ import (
 	"net/netip"
 	"slices"
 
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	toolscache "k8s.io/client-go/tools/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/fairlead-lb/fairlead/api/v1alpha1"
 	"github.com/fairlead-lb/fairlead/plan"
@@ -30,6 +32,12 @@ const (
 	reasonPeerNoNode       = "NoNode"          // there is no node that it selects
 	reasonPeerNoSpeaker    = "NoSpeaker"       // no speaker has told of a node that it selects
 	reasonPeerNoBFDProfile = "NoBFDProfile"    // there is no such BFDProfile: the sessions are established without BFD
+)
+
+// Reasons of events about a BGPPeer.
+const (
+	eventSessionEstablished = "SessionEstablished"
+	eventSessionLost        = "SessionLost"
 )
 
 func (c *Controller) peerEvents() toolscache.ResourceEventHandlerFuncs {
@@ -94,7 +102,32 @@ func (c *Controller) readSessions(ctx context.Context) (changed bool, err error)
 		}
 	}
 	before := c.sessions.Swap(&now)
-	return before == nil || !maps.Equal(*before, now), nil
+	if before != nil {
+		err = c.tellSessions(ctx, *before, now)
+	}
+	return before == nil || !maps.Equal(*before, now), err
+}
+
+// tellSessions has events say which sessions are established now, or no longer.
+func (c *Controller) tellSessions(ctx context.Context, before, now sessions) error {
+	tell := func(from, to sessions, kind, reason, text string) error {
+		for key := range from {
+			if _, is := to[key]; is {
+				continue
+			}
+			var peer v1alpha1.BGPPeer
+			if err := c.client.Get(ctx, client.ObjectKey{Name: key.peer}, &peer); client.IgnoreNotFound(err) != nil {
+				return err
+			} else if err == nil {
+				c.teller.tell(&peer, kind, reason, fmt.Sprintf(text, key.node))
+			}
+		}
+		return nil
+	}
+	return errors.Join(
+		tell(now, before, corev1.EventTypeNormal, eventSessionEstablished, "the session of node %s is established"),
+		tell(before, now, corev1.EventTypeWarning, eventSessionLost, "the session of node %s is established no longer"),
+	)
 }
 
 // ready tells whether there is such a node and its kubelet is heard.

@@ -3,6 +3,7 @@
 package controller
 
 import (
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -225,4 +226,31 @@ func TestAnAddressMayBeAnnouncedInBothWays(t *testing.T) {
 		t.Error("nobody is told that a session is gone")
 	}
 	says(ReasonNotSelected, ip+" announced on layer 2 where it was, although only BGPAdvertisements select the pool of "+ip+", and no L2Advertisement")
+}
+
+// What is so when the controller starts is no event, only what changes then.
+func TestSessionsThatComeAndGoAreEvents(t *testing.T) {
+	w := newWorld(t, testPeer("p"), testNode("n1"), testNode("n2"), speaking("n1", session("p", "")), speaking("n2", session("p", "refused")))
+	reconcile := func(want ...string) {
+		t.Helper()
+		if err := w.c.reconcileNodes(w.ctx()); err != nil {
+			t.Fatal(err)
+		}
+		if got := w.told(); !slices.Equal(got, want) {
+			t.Errorf("told %q, want %q", got, want)
+		}
+	}
+	reconcile()
+	for node, now := range map[string]v1alpha1.BGPSession{"n1": session("p", "hold timer expired"), "n2": session("p", "")} {
+		s := &v1alpha1.Speaker{}
+		if err := w.api.Get(w.ctx(), client.ObjectKey{Name: node}, s); err != nil {
+			t.Fatal(err)
+		}
+		s.Status.BGP = []v1alpha1.BGPSession{now}
+		if err := w.api.Update(w.ctx(), s); err != nil {
+			t.Fatal(err)
+		}
+	}
+	reconcile("Normal SessionEstablished the session of node n2 is established", "Warning SessionLost the session of node n1 is established no longer")
+	reconcile()
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/tools/events"
 )
 
@@ -19,7 +20,7 @@ const (
 	idlePace = 2 * time.Millisecond
 )
 
-// teller sends events about Services in the order in which they were given,
+// teller sends events about objects in the order in which they were given,
 // when nobody waits for anything else.
 type teller struct {
 	recorder events.EventRecorder
@@ -32,8 +33,16 @@ type teller struct {
 }
 
 type note struct {
-	svc                   *corev1.Service
+	about                 runtime.Object
 	kind, reason, message string
+}
+
+// action is what the controller did or saw to be done.
+func (n note) action() string {
+	if _, ok := n.about.(*corev1.Service); ok {
+		return "Allocate"
+	}
+	return "Peer"
 }
 
 func newTeller(recorder events.EventRecorder, busy func() bool) *teller {
@@ -41,10 +50,10 @@ func newTeller(recorder events.EventRecorder, busy func() bool) *teller {
 }
 
 // tell takes an event. It does not wait.
-func (t *teller) tell(svc *corev1.Service, kind, reason, message string) {
+func (t *teller) tell(about runtime.Object, kind, reason, message string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.queue = append(t.queue, note{svc: svc, kind: kind, reason: reason, message: message})
+	t.queue = append(t.queue, note{about: about, kind: kind, reason: reason, message: message})
 	select {
 	case t.more <- struct{}{}:
 	default:
@@ -63,7 +72,7 @@ func (t *teller) run(ctx context.Context) error {
 			}
 			continue
 		}
-		t.recorder.Eventf(n.svc, nil, n.kind, n.reason, "Allocate", "%s", n.message)
+		t.recorder.Eventf(n.about, nil, n.kind, n.reason, n.action(), "%s", n.message)
 		pace := idlePace
 		if t.busy() {
 			pace = busyPace

@@ -263,7 +263,7 @@ func (w *world) told() []string {
 		if !ok {
 			break
 		}
-		w.c.teller.recorder.Eventf(n.svc, nil, n.kind, n.reason, "Allocate", "%s", n.message)
+		w.c.teller.recorder.Eventf(n.about, nil, n.kind, n.reason, n.action(), "%s", n.message)
 	}
 	var got []string
 	for {
