@@ -130,7 +130,7 @@ func TestPasswordsAreFollowed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		api := map[string]*fakesource.FakeControllerSource{"tor": fakesource.NewFakeControllerSource(), "unread": fakesource.NewFakeControllerSource()}
 		secrets := NewSecrets("fairlead", []string{"tor", "unread"}, func(name string) toolscache.ListerWatcher { return api[name] })
-		src := New(logr.Discard(), nil, "", secrets)
+		src := New(logr.Discard(), nil, "", secrets, func() {})
 		s := src.store
 		change(s, node("a"), false)
 		change(s, bgpPeer("tor", withPassword("tor")), false)
