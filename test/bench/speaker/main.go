@@ -19,6 +19,7 @@ import (
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 
 	"github.com/fairlead-lb/fairlead/api/v1alpha1"
+	"github.com/fairlead-lb/fairlead/test/bench/load"
 	"github.com/fairlead-lb/fairlead/test/bench/meter"
 	"github.com/fairlead-lb/fairlead/test/lab/cluster"
 	"github.com/fairlead-lb/fairlead/test/lab/sandbox"
@@ -73,6 +74,7 @@ type bench struct {
 	lab     *cluster.Lab
 	node    *cluster.Node
 	kube    kubernetes.Interface
+	make    load.Maker
 	speaker *sandbox.Process
 	crowd   *cluster.Host // where simulated speakers are
 	link    int           // PID of the thread that receives for the node
@@ -117,6 +119,7 @@ func (b *bench) prepare(ctx context.Context) error {
 	if b.kube, err = kubernetes.NewForConfig(config); err != nil {
 		return err
 	}
+	b.make = load.Maker{Kube: b.kube, API: b.lab.API, Namespace: namespace, Pool: namespace, Node: b.node.Name()}
 	product, err := b.lab.Install(ctx, cluster.InstallOptions{})
 	if err != nil {
 		return err

@@ -13,22 +13,18 @@ import (
 
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
-	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/fairlead-lb/fairlead/api/v1alpha1"
-	"github.com/fairlead-lb/fairlead/ipam"
+	"github.com/fairlead-lb/fairlead/test/bench/load"
 	"github.com/fairlead-lb/fairlead/test/bench/meter"
 	"github.com/fairlead-lb/fairlead/test/lab/cluster"
 	"github.com/fairlead-lb/fairlead/test/lab/wire"
 )
 
 const (
-	// atOnce is how many requests of the bench are under way at a time.
-	atOnce = 16
 	// samples is how many of the addresses are asked for on the wire.
 	samples = 30
 	// sampling is between two questions for each of them.
@@ -155,70 +151,26 @@ func (b *bench) load(ctx context.Context) ([]netip.Addr, error) {
 		}
 	}
 	g, ctx := errgroup.WithContext(ctx)
-	g.SetLimit(atOnce)
+	g.SetLimit(load.AtOnce)
 	for i, a := range v4s {
 		g.Go(func() error {
-			svc, err := b.kube.CoreV1().Services(namespace).Create(ctx, service(i), metav1.CreateOptions{})
+			svc, err := b.make.Service(ctx, i)
 			if err != nil {
 				return err
 			}
-			if _, err := b.kube.DiscoveryV1().EndpointSlices(namespace).Create(ctx, b.slice(svc), metav1.CreateOptions{}); err != nil {
+			if err := b.claim(ctx, a, svc); err != nil || i >= len(v6s) {
 				return err
 			}
-			if err := b.bind(ctx, a, svc); err != nil || i >= len(v6s) {
-				return err
-			}
-			return b.bind(ctx, v6s[i], svc)
+			return b.claim(ctx, v6s[i], svc)
 		})
 	}
 	return append(v4s, v6s...), g.Wait()
 }
 
-// service is what a speaker looks at of one of type LoadBalancer. It is headless, because the API server hands out some 20
-// cluster IPs a second, and kube-proxy leaves it alone.
-func service(i int) *corev1.Service {
-	return &corev1.Service{
-		ObjectMeta: metav1.ObjectMeta{
-			Name:   fmt.Sprintf("bench-%05d", i),
-			Labels: map[string]string{"service.kubernetes.io/service-proxy-name": "none"},
-		},
-		Spec: corev1.ServiceSpec{
-			ClusterIP: corev1.ClusterIPNone,
-			Ports:     []corev1.ServicePort{{Port: 80, Protocol: corev1.ProtocolTCP}},
-		},
-	}
-}
-
-// slice gives a Service endpoints, as most have.
-func (b *bench) slice(svc *corev1.Service) *discoveryv1.EndpointSlice {
-	es := &discoveryv1.EndpointSlice{
-		ObjectMeta:  metav1.ObjectMeta{Name: svc.Name, Labels: map[string]string{discoveryv1.LabelServiceName: svc.Name}},
-		AddressType: discoveryv1.AddressTypeIPv4,
-		Ports:       []discoveryv1.EndpointPort{{Port: ptr.To[int32](8080), Protocol: ptr.To(corev1.ProtocolTCP)}},
-	}
-	for i := range 3 {
-		es.Endpoints = append(es.Endpoints, discoveryv1.Endpoint{
-			Addresses:  []string{fmt.Sprintf("10.244.1.%d", i+2)},
-			NodeName:   ptr.To(b.node.Name()),
-			Conditions: discoveryv1.EndpointConditions{Ready: ptr.To(true), Serving: ptr.To(true), Terminating: ptr.To(false)},
-		})
-	}
-	return es
-}
-
-// bind makes an address the Service's and claims it for the node.
-func (b *bench) bind(ctx context.Context, addr netip.Addr, svc *corev1.Service) error {
-	ip := &v1alpha1.LoadBalancerIP{
-		ObjectMeta: metav1.ObjectMeta{Name: ipam.ObjectName(addr)},
-		Spec: v1alpha1.LoadBalancerIPSpec{
-			Address: addr.String(), Pool: namespace, Owner: b.node.Name(),
-			Services: []v1alpha1.ServiceBinding{{
-				ServiceName: v1alpha1.ServiceName{Namespace: svc.Namespace, Name: svc.Name}, UID: svc.UID,
-				Ports: []v1alpha1.ServicePort{{Protocol: corev1.ProtocolTCP, Port: 80}},
-			}},
-		},
-	}
-	if err := b.lab.API.Create(ctx, ip); err != nil {
+// claim makes an address the Service's and claims it for the node.
+func (b *bench) claim(ctx context.Context, addr netip.Addr, svc *corev1.Service) error {
+	ip, err := b.make.Bind(ctx, addr, svc)
+	if err != nil {
 		return err
 	}
 	claim, err := json.Marshal(map[string]any{"status": map[string]any{"l2": v1alpha1.L2Claim{
