@@ -8,6 +8,7 @@ IMAGE   ?= fairlead:$(VERSION)
 LAB     ?= default
 NODES   ?= 3
 SCHEDULES ?= 100000
+BFD_FOR   ?= 10m
 
 
 .PHONY: help
@@ -39,10 +40,12 @@ crash: build ## Kill the controller at random moments of 500 operations, 20 time
 	FAIRLEAD_E2E_BIN=$(CURDIR)/bin FAIRLEAD_E2E_CRASH_ROUNDS=20 go test -v -count=1 -timeout 30m ./test/e2e -ginkgo.focus 'killed again and again'
 
 .PHONY: bench
-bench: build ## Run the benchmarks, 5,000 Services at once, and a speaker with 15,000 addresses and 99 peers
+bench: build ## Run the benchmarks, 5,000 Services at once, a speaker with 15,000 addresses and 99 peers, 10,000 routes by BGP, and BFD (BFD_FOR=1m)
 	go test -run '^$$' -bench . -benchmem ./ipam ./plan ./speaker/l2 ./speaker/mesh
 	go run ./test/bench
 	go run ./test/bench/speaker
+	go run ./test/bench/bgp
+	go run ./test/bench/bfd -duration $(BFD_FOR)
 
 .PHONY: bench-failover
 bench-failover: build ## Break nodes, links and speakers of labs, 20 times each, and print what clients notice (ROWS=cable,kill RUNS=5)

@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command bfd has two processes keep many BFD sessions with each other, and prints what that costs one of them.
+// Command bfd has two processes keep many BFD sessions with each other. It prints what that costs each of them, and fails if
+// a session goes down though nothing was wrong.
 package main
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -13,6 +16,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"syscall"
 	"time"
@@ -25,8 +29,12 @@ import (
 	"github.com/fairlead-lb/fairlead/test/lab/sandbox"
 )
 
-// patience is for all sessions to come up, on a busy machine.
-const patience = time.Minute
+const (
+	// patience is for all sessions to come up, on a busy machine.
+	patience = time.Minute
+	// settling is by how much the two sides may be apart, and for the timers to be agreed on.
+	settling = 5 * time.Second
+)
 
 func main() {
 	o := options{}
@@ -59,7 +67,7 @@ func address(side, i int) netip.Addr {
 	return netip.AddrFrom4([4]byte{10, byte(side), byte(i / 200), byte(1 + i%200)})
 }
 
-// both starts the two processes in namespaces and waits for what they say.
+// both starts the two processes in namespaces and waits for what they tell.
 func both(ctx context.Context, o options) (err error) {
 	sb, err := sandbox.New()
 	if err != nil {
@@ -112,23 +120,48 @@ func both(ctx context.Context, o options) (err error) {
 		}
 		processes = append(processes, p)
 	}
-	for _, p := range processes {
+	return judge(ctx, o, processes)
+}
+
+// judge waits for both sides, prints what they tell, and fails if a session went down though nobody was kept from running.
+func judge(ctx context.Context, o options, sides []*sandbox.Process) error {
+	var downs, stalls uint64
+	for _, p := range sides {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-p.Done():
 		}
-		said, failed := os.ReadFile(p.Log)
-		fmt.Printf("side %s: %s", p.Name, said)
-		if err := errors.Join(failed, p.Err()); err != nil {
-			return fmt.Errorf("side %s: %w", p.Name, err)
+		said, err := os.ReadFile(p.Log)
+		if err = errors.Join(err, p.Err()); err != nil {
+			return fmt.Errorf("side %s: %w: %s", p.Name, err, said)
 		}
+		lines := bytes.Split(bytes.TrimSpace(said), []byte("\n"))
+		var r report
+		if err := json.Unmarshal(lines[len(lines)-1], &r); err != nil {
+			return fmt.Errorf("side %s says %s: %w", p.Name, said, err)
+		}
+		fmt.Printf("%d BFD sessions at %s for %s, side %s\n", o.sessions, o.interval, r.Took.Round(time.Second), p.Name)
+		fmt.Printf("  %-34s %8.2f %%\n", "CPU, of one core", 100*r.Used.Seconds()/r.Took.Seconds())
+		fmt.Printf("  %-34s %8.0f\n", "packets sent in a second", float64(r.Packets)/r.Took.Seconds())
+		fmt.Printf("  %-34s %8d, and %d times it was kept from running\n", "sessions went down", r.Downs, r.Stalls)
+		downs, stalls = downs+r.Downs, stalls+r.Stalls
+	}
+	if downs > 0 && stalls == 0 {
+		return fmt.Errorf("%d sessions went down for nothing", downs)
 	}
 	return nil
 }
 
-// one is a side.
+// report is what a side has seen while it was looked at. It is the last line that it prints.
+type report struct {
+	Took, Used             time.Duration
+	Downs, Stalls, Packets uint64
+}
+
+// one is a side. What is promised is for one core.
 func one(ctx context.Context, o options) error {
+	runtime.GOMAXPROCS(1)
 	reg := prometheus.NewRegistry()
 	log := funcr.New(func(prefix, args string) { fmt.Println(prefix, args) }, funcr.Options{})
 	m := bfd.New(log, reg, func(bfd.Status) {})
@@ -152,21 +185,26 @@ func one(ctx context.Context, o options) error {
 			return err
 		}
 	}
-	if err := wait(ctx, 5*time.Second); err != nil { // the other side, and the timers
+	if err := wait(ctx, settling); err != nil {
+		return err
+	}
+	stalls, packets, err := counted(reg)
+	if err != nil {
 		return err
 	}
 	before, cpu, begin := downs(m), spent(), time.Now()
 	if err := wait(ctx, o.duration); err != nil {
 		return err
 	}
-	used, took := spent()-cpu, time.Since(begin)
-	stalls, packets, err := counted(reg)
-	if err != nil {
+	r := report{Took: time.Since(begin), Used: spent() - cpu, Downs: downs(m) - before}
+	if r.Stalls, r.Packets, err = counted(reg); err != nil {
 		return err
 	}
-	fmt.Printf("%d sessions at %v for %v: %.2f %% of a core, %d went down, %v stalls since the start, %v packets sent\n",
-		o.sessions, o.interval, took.Round(time.Second), 100*used.Seconds()/took.Seconds(), downs(m)-before, stalls, packets)
-	return wait(ctx, 2*time.Second) // the other side may not be done
+	r.Stalls, r.Packets = r.Stalls-stalls, r.Packets-packets
+	if err := json.NewEncoder(os.Stdout).Encode(r); err != nil {
+		return err
+	}
+	return wait(ctx, settling) // the other side may not be done
 }
 
 func wait(ctx context.Context, d time.Duration) error {
@@ -203,7 +241,7 @@ func spent() time.Duration {
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
-func counted(reg *prometheus.Registry) (stalls, sent float64, err error) {
+func counted(reg *prometheus.Registry) (stalls, sent uint64, err error) {
 	families, err := reg.Gather()
 	if err != nil {
 		return 0, 0, err
@@ -212,9 +250,9 @@ func counted(reg *prometheus.Registry) (stalls, sent float64, err error) {
 		for _, metric := range f.Metric {
 			switch f.GetName() {
 			case "fairlead_bfd_stalls_total":
-				stalls += metric.GetCounter().GetValue()
+				stalls += uint64(metric.GetCounter().GetValue())
 			case "fairlead_bfd_packets_sent_total":
-				sent += metric.GetCounter().GetValue()
+				sent += uint64(metric.GetCounter().GetValue())
 			}
 		}
 	}
