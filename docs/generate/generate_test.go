@@ -143,6 +143,22 @@ var c = f("other", "help")
 	expectError(t, err, "no metric")
 }
 
+func TestResets(t *testing.T) {
+	got, err := parsed(t, `package p
+var Fields = []Field{
+	{"one, two", true, "it is in the OPEN message", nil},
+	{"next hop", false, "it isn't"},
+}
+`).resets()
+	expect(t, got, err, lines("| Another | begins the session anew | because |", "|---|---|---|",
+		"| `one`, `two` | yes | It is in the OPEN message. |", "| next hop | no | It isn't. |"))
+	_, err = parsed(t, `package p
+var Fields = []Field{{Name: "one"}}`).resets()
+	expectError(t, err, "not understood")
+	_, err = parsed(t, `package p`).resets()
+	expectError(t, err, "no variable Fields")
+}
+
 func TestFlags(t *testing.T) {
 	got, err := flagTable("  -x\tshort (default true)\n  -name string\n    \twhat it is\n    \tcalled (default \"it\")\n  -on\n    \tturns it on\n")
 	expect(t, got, err, lines("| Flag | Type | Default | Meaning |", "|---|---|---|---|",

@@ -107,6 +107,7 @@ var tables = map[string]struct {
 	"annotations": {[]string{"FILE", "FILE"}, func(args []string) (string, error) { return annotations(args[0], args[1]) }},
 	"flags":       {[]string{"COMMAND"}, func(args []string) (string, error) { return flags(args[0]) }},
 	"metrics":     {[]string{"FILE"}, func(args []string) (string, error) { return metrics(args[0]) }},
+	"resets":      {[]string{"FILE"}, func(args []string) (string, error) { return resets(args[0]) }},
 }
 
 func generate(words []string) (string, error) {

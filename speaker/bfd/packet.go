@@ -74,16 +74,16 @@ type reason string
 
 const (
 	taken             reason = ""
-	dropVersion       reason = "version"
-	dropLength        reason = "length"
-	dropMultiplier    reason = "multiplier"
-	dropMultipoint    reason = "multipoint"
-	dropDiscriminator reason = "discriminator"
-	dropState         reason = "state"
-	dropAuth          reason = "authentication"
-	dropTTL           reason = "ttl"
-	dropUnknown       reason = "unknown"
-	dropAdminDown     reason = "admin-down"
+	dropVersion       reason = "version"        // it is of another version of BFD
+	dropLength        reason = "length"         // its length is not what it says
+	dropMultiplier    reason = "multiplier"     // its multiplier is 0
+	dropMultipoint    reason = "multipoint"     // its multipoint bit is set
+	dropDiscriminator reason = "discriminator"  // its own discriminator is 0
+	dropState         reason = "state"          // it names no session of ours in a state in which it has to
+	dropAuth          reason = "authentication" // it is authenticated, which no session here is
+	dropTTL           reason = "ttl"            // it came farther than it may: its TTL is too low
+	dropUnknown       reason = "unknown"        // there is no session with its sender
+	dropAdminDown     reason = "admin-down"     // the session is turned off here
 )
 
 // reasons are all that there are.
