@@ -71,7 +71,7 @@ var _ = BeforeSuite(func(ctx SpecContext) {
 	if binDir == "" {
 		binDir = GinkgoT().TempDir()
 	}
-	lab = startSite(ctx, cluster.Config{Name: "e2e", Nodes: 3})
+	lab = startSite(ctx, cluster.Config{Name: "e2e", Nodes: 3}, passwordSecrets)
 	api, kube, restConfig = lab.API, lab.Kube, lab.RESTConfig
 	poolRange, poolRanges = cluster.PoolRange, cluster.PoolRanges
 })
@@ -80,6 +80,7 @@ var _ = BeforeSuite(func(ctx SpecContext) {
 type site struct {
 	*cluster.Lab
 	product *cluster.Product
+	tors    []*cluster.Router // of specs of BGP
 }
 
 // sites are the labs that run, the newest last.

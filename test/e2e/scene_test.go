@@ -30,6 +30,7 @@ type scene struct {
 	pools      []string
 	backends   []interface{ Delete(context.Context) error }
 	away       []func(context.Context) // undoes what a spec did to the cluster
+	ranges     func(i int) (v4, v6 netip.Prefix)
 }
 
 // current is the scene of the running spec, nil for one that needs none. The report of a failure tells about it.
@@ -39,9 +40,14 @@ var scenes int
 
 // newScene gives every spec of the container in which it is called a scene, and checks afterwards that it left nothing.
 func newScene() *scene {
+	return newSceneIn(func(i int) (v4, v6 netip.Prefix) { return poolRange(i) })
+}
+
+// newSceneIn does so with addresses of other ranges, of which there are as many.
+func newSceneIn(ranges func(i int) (v4, v6 netip.Prefix)) *scene {
 	s := &scene{}
 	BeforeEach(func(ctx SpecContext) {
-		*s = scene{number: scenes, namespace: fmt.Sprintf("scene-%d", scenes)}
+		*s = scene{number: scenes, namespace: fmt.Sprintf("scene-%d", scenes), ranges: ranges}
 		scenes++
 		current = s
 		s.addNamespace(ctx, s.namespace, nil)
@@ -54,7 +60,7 @@ func newScene() *scene {
 // has left nothing.
 func (s *scene) prefix() (v4, v6 netip.Prefix) {
 	const perRange = 16 // a range is at least a /20 and an /80
-	v4, v6 = poolRange(s.number / perRange % poolRanges)
+	v4, v6 = s.ranges(s.number / perRange % poolRanges)
 	b4, b6 := v4.Masked().Addr().As4(), v6.Masked().Addr().As16()
 	b4[2] += byte(s.number % perRange)
 	b6[11] = byte(s.number % perRange)

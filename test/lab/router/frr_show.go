@@ -90,6 +90,7 @@ type frrNeighborState struct {
 	LastReset        string `json:"lastResetDueTo"`
 	LastNotification string `json:"lastNotificationReason"`
 	HostForeign      string
+	Lives            int `json:"connectionsEstablished"`
 	Capabilities     struct {
 		RestartTimeMsecs int64 `json:"gracefulRestartRemoteTimerMsecs"`
 	} `json:"neighborCapabilities"`
@@ -154,7 +155,7 @@ func parseFRRSessions(neighbors, bfd string, now time.Time) ([]Session, error) {
 			continue
 		}
 		s := Session{
-			ASN: f.RemoteAS, State: f.BGPState, LastError: f.LastReset, Updates: f.Messages.Updates,
+			ASN: f.RemoteAS, State: f.BGPState, LastError: f.LastReset, Updates: f.Messages.Updates, Lives: f.Lives,
 			Restart: RestartState{Time: time.Duration(f.Capabilities.RestartTimeMsecs) * time.Millisecond, Restarted: f.Restart.RBit},
 			IPv4:    FamilyState{f.Families.IPv4Unicast.AcceptedPrefixCounter, f.Restart.IPv4Unicast.FBit, f.Restart.IPv4Unicast.Status.EndOfRIBRecv},
 			IPv6:    FamilyState{f.Families.IPv6Unicast.AcceptedPrefixCounter, f.Restart.IPv6Unicast.FBit, f.Restart.IPv6Unicast.Status.EndOfRIBRecv},

@@ -38,6 +38,7 @@ type Session struct {
 	IPv6      FamilyState
 	BFD       *BFDState // nil if there is none
 	Updates   int       // UPDATEs received over all sessions; FRR only
+	Lives     int       // how often it has been established; FRR only
 }
 
 // RestartState is what a neighbour said of graceful restart when the session began, and whether it is used now.
