@@ -333,9 +333,15 @@ func answersFromFar(ctx context.Context, addr netip.Addr, backends ...string) {
 func answersFromFarAt(ctx context.Context, target netip.AddrPort, backends ...string) {
 	GinkgoHelper()
 	for _, r := range lab.tors {
-		Expect(lab.SendFarBy(r)).To(Succeed())
-		Eventually(ctx, func() ([]string, error) { return askedFromFar(ctx, target) }).Should(Equal(slices.Sorted(slices.Values(backends))), "%s by %s", target, r.Name())
+		answersVia(ctx, r, target, backends...)
 	}
+}
+
+// answersVia does so for one router, by which the far host sends then.
+func answersVia(ctx context.Context, r *cluster.Router, target netip.AddrPort, backends ...string) {
+	GinkgoHelper()
+	Expect(lab.SendFarBy(r)).To(Succeed())
+	Eventually(ctx, func() ([]string, error) { return askedFromFar(ctx, target) }).Should(Equal(slices.Sorted(slices.Values(backends))), "%s by %s", target, r.Name())
 }
 
 // askedFromFar are those who answer 20 requests of the far host, in order. With three of them, all are among 20 answers but
@@ -383,7 +389,7 @@ func backendNames(nodes ...*cluster.Node) (names []string) {
 type lives map[string]string
 
 // livesOf are those of sessions that are established.
-func livesOf(ctx context.Context, routers ...*cluster.Router) (lives, error) {
+func livesOf(ctx context.Context, routers []*cluster.Router) (lives, error) {
 	l := lives{}
 	for _, r := range routers {
 		sessions, err := r.BGP.Sessions(ctx)
@@ -407,7 +413,7 @@ func livesOf(ctx context.Context, routers ...*cluster.Router) (lives, error) {
 // goOn checks that the sessions are those of before.
 func (l lives) goOn(ctx context.Context) {
 	GinkgoHelper()
-	now, err := livesOf(ctx, lab.tors...)
+	now, err := livesOf(ctx, lab.tors)
 	Expect(err).NotTo(HaveOccurred())
 	Expect(now).To(Equal(l), "sessions should be the same as before")
 }
@@ -415,7 +421,7 @@ func (l lives) goOn(ctx context.Context) {
 // sessionsLive notes the sessions of all routers, for goOn.
 func sessionsLive(ctx context.Context) lives {
 	GinkgoHelper()
-	l, err := livesOf(ctx, lab.tors...)
+	l, err := livesOf(ctx, lab.tors)
 	Expect(err).NotTo(HaveOccurred())
 	Expect(l).NotTo(BeEmpty())
 	return l
