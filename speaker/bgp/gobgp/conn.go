@@ -210,9 +210,18 @@ func (c *conn) connect(ctx context.Context) (net.Conn, error) {
 	}
 	nc, err := d.DialContext(ctx, "tcp", netip.AddrPortFrom(s.Neighbor, s.Port).String())
 	if err != nil {
-		return nil, fmt.Errorf("can't connect: %w", err)
+		return nil, fmt.Errorf("can't connect: %w", explained(err))
 	}
 	return nc, nil
+}
+
+// explained says what it may mean that nothing came back: a kernel drops what is
+// signed with another password without a word (RFC 2385, section 2.0).
+func explained(err error) error {
+	if timeout := net.Error(nil); errors.As(err, &timeout) && timeout.Timeout() {
+		return errors.New("no answer: the router is down, out of reach, or has another password")
+	}
+	return err
 }
 
 // talk has a session over a connection. It returns when that is over, with the

@@ -34,7 +34,7 @@ func TestPasswords(t *testing.T) {
 	p.Password = "wrong"
 	set()
 	eventually(t, func() error {
-		if s := status(a, "tor"); s.State == bgp.Established || !strings.Contains(s.LastError, "can't connect") {
+		if s := status(a, "tor"); s.State == bgp.Established || !strings.Contains(s.LastError, "can't connect: no answer: the router is down, out of reach, or has another password") {
 			return fmt.Errorf("%s: %q", s.State, s.LastError)
 		}
 		return nil
