@@ -177,7 +177,9 @@ func frrChange(from, to []section) string {
 		}
 		gone := section{context: old.context}
 		for _, line := range slices.Backward(minus(old, to)) {
-			gone.lines = append(gone.lines, negate(line))
+			if !replaced(line, to) {
+				gone.lines = append(gone.lines, negate(line))
+			}
 		}
 		edits = append(edits, gone)
 	}
@@ -185,6 +187,15 @@ func frrChange(from, to []section) string {
 		edits = append(edits, section{context: s.context, lines: minus(s, from)})
 	}
 	return frrText(edits)
+}
+
+// replaced tells of a neighbour's AS whether another one follows. To negate it would take the neighbour's other lines away,
+// too.
+func replaced(line string, to []section) bool {
+	id, _, ok := strings.Cut(line, " remote-as ")
+	return ok && slices.ContainsFunc(to, func(s section) bool {
+		return slices.ContainsFunc(s.lines, func(l string) bool { return strings.HasPrefix(l, id+" remote-as ") })
+	})
 }
 
 // minus are the lines of a section that the section of the same context among the others lacks.
