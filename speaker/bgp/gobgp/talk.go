@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"os"
 	"sync"
+	"syscall"
 	"time"
 
 	packet "github.com/osrg/gobgp/v3/pkg/packet/bgp"
@@ -89,6 +90,12 @@ func lost(err error) error {
 		return errors.New("the router closed the connection without a word")
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return errors.New("the router took nothing during the hold time")
+	case errors.Is(err, syscall.ECONNRESET):
+		return errors.New("the router reset the connection")
+	}
+	// The ports are other ones each time, and no other cause.
+	if op := (*net.OpError)(nil); errors.As(err, &op) {
+		err = op.Err
 	}
 	return fmt.Errorf("the connection broke: %w", err)
 }

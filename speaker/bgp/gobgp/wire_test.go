@@ -158,6 +158,18 @@ func TestFailuresInWords(t *testing.T) {
 			},
 		},
 		{
+			name: "the router resets the connection", want: "the router reset the connection",
+			router: func(t *testing.T, w *wire) {
+				c := w.accept()
+				establish(t, c, 65000)
+				next[*packet.BGPUpdate](t, c)
+				if err := c.(*net.TCPConn).SetLinger(0); err != nil {
+					t.Error(err)
+				}
+				_ = c.Close()
+			},
+		},
+		{
 			name: "the router falls silent", want: "nothing was heard of the router during the hold time",
 			edit:   func(p *bgp.Peer) { p.HoldTime, p.KeepaliveTime = 3*time.Second, time.Second },
 			router: func(t *testing.T, w *wire) { establish(t, w.accept(), 65000) },
