@@ -384,12 +384,23 @@ func backendNames(nodes ...*cluster.Node) (names []string) {
 	return names
 }
 
-// lives are the sessions that routers have, with what another life of the same session would have otherwise: how often it
-// was established, for FRR, and since when, for BIRD.
-type lives map[string]string
+// life is what another life of the same session would have otherwise: how often it was established, where the router is
+// FRR, and since when it is, where it is BIRD.
+type life struct {
+	number int
+	since  time.Time
+}
+
+// is tells whether both are one. BIRD counts the time from now, in milliseconds.
+func (l life) is(o life) bool {
+	return l.number == o.number && l.since.Sub(o.since).Abs() < 50*time.Millisecond
+}
+
+// lives are those of the sessions that routers have.
+type lives map[string]life
 
 // livesOf are those of sessions that are established.
-func livesOf(ctx context.Context, routers []*cluster.Router) (lives, error) {
+func livesOf(ctx context.Context, routers ...*cluster.Router) (lives, error) {
 	l := lives{}
 	for _, r := range routers {
 		sessions, err := r.BGP.Sessions(ctx)
@@ -400,31 +411,62 @@ func livesOf(ctx context.Context, routers []*cluster.Router) (lives, error) {
 			if !s.Established() {
 				continue
 			}
-			life := fmt.Sprint(s.Lives)
+			is := life{number: s.Lives}
 			if r.BGP.Kind == router.BIRD {
-				life = s.Since.String()
+				is.since = s.Since
 			}
-			l[r.Name()+" "+s.Neighbor.String()] = life
+			l[r.Name()+" "+s.Neighbor.String()] = is
 		}
 	}
 	return l, nil
 }
 
-// goOn checks that the sessions are those of before.
-func (l lives) goOn(ctx context.Context) {
+// sessionsLive notes the sessions of routers.
+func sessionsLive(ctx context.Context, routers ...*cluster.Router) lives {
 	GinkgoHelper()
-	now, err := livesOf(ctx, lab.tors)
-	Expect(err).NotTo(HaveOccurred())
-	Expect(now).To(Equal(l), "sessions should be the same as before")
-}
-
-// sessionsLive notes the sessions of all routers, for goOn.
-func sessionsLive(ctx context.Context) lives {
-	GinkgoHelper()
-	l, err := livesOf(ctx, lab.tors)
+	l, err := livesOf(ctx, routers...)
 	Expect(err).NotTo(HaveOccurred())
 	Expect(l).NotTo(BeEmpty())
 	return l
+}
+
+// changed are the sessions that are in another life now, or in none.
+func (l lives) changed(now lives) (sessions []string) {
+	for session, was := range l {
+		if is, ok := now[session]; !ok || !was.is(is) {
+			sessions = append(sessions, session)
+		}
+	}
+	return sessions
+}
+
+// goOn checks that the sessions are those of before.
+func (l lives) goOn(ctx context.Context, routers ...*cluster.Router) {
+	GinkgoHelper()
+	now, err := livesOf(ctx, routers...)
+	Expect(err).NotTo(HaveOccurred())
+	Expect(l.changed(now)).To(BeEmpty(), "before %v, now %v", l, now)
+}
+
+// goOnFor checks so for a time.
+func (l lives) goOnFor(ctx context.Context, d time.Duration, routers ...*cluster.Router) {
+	GinkgoHelper()
+	Consistently(ctx, func(g Gomega) {
+		now, err := livesOf(ctx, routers...)
+		g.Expect(err).NotTo(HaveOccurred())
+		g.Expect(l.changed(now)).To(BeEmpty(), "before %v, now %v", l, now)
+	}, d).Should(Succeed())
+}
+
+// beginAnew waits until every session is established in another life than before.
+func (l lives) beginAnew(ctx context.Context, why string, routers ...*cluster.Router) {
+	GinkgoHelper()
+	Eventually(ctx, func(g Gomega) {
+		now, err := livesOf(ctx, routers...)
+		g.Expect(err).NotTo(HaveOccurred())
+		g.Expect(now).To(HaveLen(len(l)))
+		g.Expect(l.changed(now)).To(HaveLen(len(l)), "before %v, now %v", l, now)
+	}).Should(Succeed(), why)
 }
 
 // tellsOfBGP waits until a Service tells that its addresses are announced by BGP.
