@@ -146,7 +146,7 @@ type GracefulRestart struct {
 // +kubebuilder:validation:XValidation:rule="!has(self.ebgpMultiHop) || !has(self.ttlSecurityHops)",message="ebgpMultiHop and ttlSecurityHops contradict each other: give one of them"
 // +kubebuilder:validation:XValidation:rule="!has(self.ebgpMultiHop) || has(self.peerAddress)",message="a router that interface or autoDiscover finds is one hop away: leave out ebgpMultiHop"
 // +kubebuilder:validation:XValidation:rule="!has(self.ebgpMultiHop) || !(self.peerASN == 'internal' || has(self.localASN) && self.peerASN == self.localASN)",message="ebgpMultiHop is for a router in another AS, and this one is in the same: leave it out"
-// +kubebuilder:validation:XValidation:rule="!has(self.keepaliveTime) || !has(self.holdTime) || !self.keepaliveTime.matches('^([0-9]{1,6}h)?([0-9]{1,6}m)?([0-9]{1,6}s)$') || !self.holdTime.matches('^([0-9]{1,6}h)?([0-9]{1,6}m)?([0-9]{1,6}s)$') || duration(self.keepaliveTime).getSeconds() * 3 <= duration(self.holdTime).getSeconds()",message="keepaliveTime must be at most a third of holdTime, and is left out where that is 0s"
+// +kubebuilder:validation:XValidation:rule="!has(self.keepaliveTime) || !has(self.holdTime) || !self.keepaliveTime.matches('^([0-9]{1,6}h)?([0-9]{1,6}m)?([0-9]{1,6}s)$') || !self.holdTime.matches('^([0-9]{1,6}h)?([0-9]{1,6}m)?([0-9]{1,6}s)$') || duration(self.keepaliveTime).getSeconds() * 3 <= duration(self.holdTime).getSeconds()",message="keepaliveTime must be at most a third of holdTime"
 type BGPPeerSpec struct {
 	// NodeSelector selects the nodes that have a session, by their labels.
 	// Absent means every node.
@@ -213,12 +213,12 @@ type BGPPeerSpec struct {
 	BindInterface InterfaceName `json:"bindInterface,omitempty"`
 
 	// HoldTime after which a session without a sign of life ends, in whole
-	// seconds; 0s means never. The lower one of both sides counts.
+	// seconds. The lower one of both sides counts.
 	// +optional
 	// +kubebuilder:default="90s"
 	// +kubebuilder:validation:Type=string
 	// +kubebuilder:validation:MaxLength=16
-	// +kubebuilder:validation:XValidation:rule="self.size() > 0 && self.matches('^([0-9]{1,6}h)?([0-9]{1,6}m)?([0-9]{1,6}s)?$') && (duration(self) == duration('0s') || duration(self) >= duration('3s') && duration(self) <= duration('65535s'))",message="must be 0s, or whole seconds from 3s to 65535s, such as 90s or 3m"
+	// +kubebuilder:validation:XValidation:rule="self.size() > 0 && self.matches('^([0-9]{1,6}h)?([0-9]{1,6}m)?([0-9]{1,6}s)?$') && duration(self) >= duration('3s') && duration(self) <= duration('65535s')",message="must be whole seconds from 3s to 65535s, such as 90s or 3m"
 	HoldTime *metav1.Duration `json:"holdTime,omitempty"`
 
 	// KeepaliveTime between signs of life, in whole seconds. Absent means a

@@ -82,7 +82,7 @@ type Peer struct {
 	RouterID      netip.Addr
 	BindInterface string
 
-	// Whole seconds. HoldTime is 0 for a session that never expires.
+	// Whole seconds.
 	HoldTime, KeepaliveTime, ConnectTime time.Duration
 	// MultiHop is the TTL to a router that is no neighbor, 0 for a neighbor.
 	MultiHop uint8

@@ -68,10 +68,9 @@ func TestPeersOfANode(t *testing.T) {
 			func(s *spec) { s.PeerAddress, s.AutoDiscover, s.PeerASN = "", "DefaultGateway", "internal" }, NodeBGP{},
 			bare(func(p *Peer) { p.Address, p.DefaultGateway, p.PeerASN, p.Internal = netip.Addr{}, true, 0, true }),
 		},
-		"a session that never expires sends no keepalives": {func(s *spec) { s.HoldTime = seconds(0) }, NodeBGP{}, bare(func(p *Peer) { p.HoldTime, p.KeepaliveTime = 0, 0 })},
-		"keepalives come every whole seconds":              {func(s *spec) { s.HoldTime = seconds(5) }, NodeBGP{}, bare(func(p *Peer) { p.HoldTime, p.KeepaliveTime = 5*time.Second, time.Second })},
-		"a multihop one":                                   {func(s *spec) { s.EBGPMultiHop = new(int32(255)) }, NodeBGP{}, bare(func(p *Peer) { p.MultiHop = 255 })},
-		"a BFDProfile that isn't there is none":            {func(s *spec) { s.BFDProfile = "gone" }, NodeBGP{}, bare(func(p *Peer) {})},
+		"keepalives come every whole seconds":   {func(s *spec) { s.HoldTime = seconds(5) }, NodeBGP{}, bare(func(p *Peer) { p.HoldTime, p.KeepaliveTime = 5*time.Second, time.Second })},
+		"a multihop one":                        {func(s *spec) { s.EBGPMultiHop = new(int32(255)) }, NodeBGP{}, bare(func(p *Peer) { p.MultiHop = 255 })},
+		"a BFDProfile that isn't there is none": {func(s *spec) { s.BFDProfile = "gone" }, NodeBGP{}, bare(func(p *Peer) {})},
 		"what the Node says comes first": {
 			func(s *spec) { s.RouterID = "10.0.0.1" }, NodeBGP{ASN: "64999", RouterID: "10.0.0.2"},
 			bare(func(p *Peer) { p.LocalASN, p.RouterID = 64999, netip.MustParseAddr("10.0.0.2") }),
