@@ -27,7 +27,11 @@ func pages(t *testing.T) map[string]string {
 		t.Fatalf("no pages: %v", err)
 	}
 	found := map[string]string{}
-	for _, path := range append(paths, filepath.Join("..", "architecture.md"), filepath.Join("..", "..", "README.md")) {
+	guides, err := filepath.Glob(filepath.Join("..", "*.md"))
+	if err != nil || len(guides) == 0 {
+		t.Fatalf("no guides: %v", err)
+	}
+	for _, path := range append(append(paths, guides...), filepath.Join("..", "..", "README.md")) {
 		text, err := os.ReadFile(path)
 		if err != nil {
 			t.Fatal(err)

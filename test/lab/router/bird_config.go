@@ -10,12 +10,17 @@ import (
 	"time"
 )
 
+// birdHead is what the lab itself relies on.
+const birdHead = "log stderr { info, remote, warning, error, auth, fatal, bug };\ntimeformat protocol \"%s.%3f\";\n"
+
 // birdText is the whole configuration. Routes that the kernel has from others are learned, for next hops to be resolved by.
 func birdText(c Config) string {
+	if c.Text != "" {
+		return birdHead + c.Text
+	}
 	var b strings.Builder
 	add := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
-	add("log stderr { info, remote, warning, error, auth, fatal, bug };")
-	add("timeformat protocol \"%%s.%%3f\";")
+	b.WriteString(birdHead)
 	add("router id %s;", c.ID)
 	b.WriteString(c.Extra + "\n") // a filter has to be there before it is named
 	add("protocol device {}")

@@ -45,6 +45,8 @@ type Config struct {
 	// Extra is more configuration in the program's own language: filters, route maps. What Configure takes out of it stays in
 	// an FRR router until that starts anew.
 	Extra string
+	// Text is the whole configuration in the program's own language, in place of all of the above. Configure can't change it.
+	Text string
 }
 
 // Neighbor is whom a router talks BGP with. One of Address, Range and Interface says who that is.
@@ -126,6 +128,9 @@ func (n Neighbor) name() string {
 func (n Neighbor) keepalive() int { return max(1, int(n.HoldTime/time.Second)/3) }
 
 func (c Config) check() error {
+	if c.Text != "" {
+		return nil
+	}
 	if c.ASN == 0 || !c.ID.Is4() {
 		return fmt.Errorf("router: ASN %d and ID %s: want a number and an IPv4 address", c.ASN, c.ID)
 	}

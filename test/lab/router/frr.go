@@ -4,6 +4,7 @@ package router
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -70,7 +71,7 @@ func (f frr) start(ctx context.Context, c Config, again bool) ([]*sandbox.Proces
 			return processes, err
 		}
 	}
-	return processes, f.load(ctx, frrText(frrSections(c))+c.Extra)
+	return processes, f.load(ctx, cmp.Or(c.Text, frrText(frrSections(c))+c.Extra))
 }
 
 // zebraArgs have a restarter's zebra leave its routes in the kernel when it ends, and take them over when it starts.

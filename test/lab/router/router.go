@@ -103,6 +103,9 @@ func (r *Router) Configure(ctx context.Context, c Config) error {
 	if err := c.check(); err != nil {
 		return err
 	}
+	if c.Text != "" || r.config.Text != "" {
+		return fmt.Errorf("router %s: a configuration that is text can't be changed", r.place.Name)
+	}
 	if err := r.programs().change(ctx, r.config, c); err != nil {
 		return fmt.Errorf("router %s: configuring %s: %w", r.place.Name, r.Kind, err)
 	}
