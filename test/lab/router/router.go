@@ -13,6 +13,8 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/vishvananda/netlink"
+
 	"github.com/fairlead-lb/fairlead/test/lab/sandbox"
 )
 
@@ -65,14 +67,36 @@ func Start(ctx context.Context, kind Kind, place Place, c Config) (*Router, erro
 	if err := os.MkdirAll(place.Dir, 0o755); err != nil {
 		return nil, fmt.Errorf("router %s: %w", place.Name, err)
 	}
-	// It balances by flows, as routers do.
-	for _, family := range []string{"ipv4", "ipv6"} {
-		if err := place.Namespace.Sysctl(family+"/fib_multipath_hash_policy", "1"); err != nil {
-			return nil, err
-		}
+	if err := forward(place.Namespace); err != nil {
+		return nil, fmt.Errorf("router %s: %w", place.Name, err)
 	}
 	r := &Router{Kind: kind, place: place}
 	return r, r.start(ctx, c, false)
+}
+
+// forward has a namespace do as routers do: balance by flows, and forward answers also where the questions went another way.
+func forward(n *sandbox.Namespace) error {
+	links, err := n.Netlink().LinkList()
+	if err != nil {
+		return err
+	}
+	settings := map[string]string{"ipv4/fib_multipath_hash_policy": "1", "ipv6/fib_multipath_hash_policy": "1"}
+	for _, link := range append([]string{"all", "default"}, namesOf(links)...) {
+		settings["ipv4/conf/"+link+"/rp_filter"] = "0"
+	}
+	for key, value := range settings {
+		if err := n.Sysctl(key, value); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func namesOf(links []netlink.Link) (names []string) {
+	for _, l := range links {
+		names = append(names, l.Attrs().Name)
+	}
+	return names
 }
 
 func (r *Router) start(ctx context.Context, c Config, again bool) error {
