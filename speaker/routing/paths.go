@@ -56,7 +56,8 @@ func (p *Paths) Set(sessions []bgp.BFDSession) {
 	configs := make([]bfd.Config, 0, len(sessions))
 	of := make(map[bfd.Key]bgp.Key, len(sessions))
 	for _, s := range sessions {
-		key := bfd.Key{Remote: s.Neighbor, Local: s.Local, VRF: s.Interface, Multihop: s.MultiHop}
+		// A zone would not be in the key that is told back: the interface says it.
+		key := bfd.Key{Remote: s.Neighbor.WithZone(""), Local: s.Local, VRF: s.Interface, Multihop: s.MultiHop}
 		if s.Neighbor.Zone() != "" {
 			key.Interface, key.VRF = s.Interface, ""
 		}

@@ -34,7 +34,7 @@ func TestPathsAreConfinedAsSessionsAre(t *testing.T) {
 			{Key: bgp.Key{Peer: "far", Neighbor: far}, Neighbor: far, Local: local, Interface: "red", MultiHop: true, Profile: bgp.BFDProfile{MinimumTTL: 60}},
 		})
 		want := watched{
-			{Key: bfd.Key{Remote: near, Interface: "eth1"}, Timers: bfd.Timers{Multiplier: 3}},
+			{Key: bfd.Key{Remote: near.WithZone(""), Interface: "eth1"}, Timers: bfd.Timers{Multiplier: 3}},
 			{Key: bfd.Key{Remote: far, Local: local, VRF: "red", Multihop: true}, MinimumTTL: 60},
 		}
 		if preserved {
@@ -49,8 +49,6 @@ func TestPathsAreConfinedAsSessionsAre(t *testing.T) {
 }
 
 func TestStatesOfPaths(t *testing.T) {
-	router := netip.MustParseAddr("192.0.2.254")
-	key := bfd.Key{Remote: router}
 	for _, tt := range []struct {
 		name string
 		seen []bfd.Status
@@ -61,19 +59,25 @@ func TestStatesOfPaths(t *testing.T) {
 		{"down for a moment that nobody saw", []bfd.Status{{State: bfd.Up}, {State: bfd.Up, Downs: 1}}, []bgp.BFDState{bgp.BFDUp, bgp.BFDDown, bgp.BFDUp}},
 		{"of a path that is no more", []bfd.Status{{Key: bfd.Key{Remote: netip.MustParseAddr("192.0.2.253")}, State: bfd.Up}}, nil},
 	} {
-		var got []bgp.BFDState
-		var w watched
-		p := NewPaths(logr.Discard(), false)
-		p.Connect(&w, func(_ bgp.Key, s bgp.BFDState) { got = append(got, s) })
-		p.Set([]bgp.BFDSession{{Key: bgp.Key{Peer: "tor", Neighbor: router}, Neighbor: router}})
-		for _, s := range tt.seen {
-			if s.Key == (bfd.Key{}) {
-				s.Key = key
+		for router, key := range map[string]bfd.Key{
+			"192.0.2.254":  {Remote: netip.MustParseAddr("192.0.2.254")},
+			"fe80::1%eth1": {Remote: netip.MustParseAddr("fe80::1"), Interface: "eth1"},
+		} {
+			var got []bgp.BFDState
+			var w watched
+			p := NewPaths(logr.Discard(), false)
+			p.Connect(&w, func(_ bgp.Key, s bgp.BFDState) { got = append(got, s) })
+			neighbor := netip.MustParseAddr(router)
+			p.Set([]bgp.BFDSession{{Key: bgp.Key{Peer: "tor", Neighbor: neighbor}, Neighbor: neighbor, Interface: neighbor.Zone()}})
+			for _, s := range tt.seen {
+				if s.Key == (bfd.Key{}) {
+					s.Key = key
+				}
+				p.State(s)
 			}
-			p.State(s)
-		}
-		if !slices.Equal(got, tt.want) {
-			t.Errorf("%s: %v, want %v", tt.name, got, tt.want)
+			if !slices.Equal(got, tt.want) {
+				t.Errorf("%s, %s: %v, want %v", tt.name, router, got, tt.want)
+			}
 		}
 	}
 }
