@@ -23,6 +23,9 @@ const (
 	// steady is how long a session lasts that is begun anew at once when it
 	// breaks. One that breaks sooner may do so each time.
 	steady = 10 * time.Second
+	// grudge is how long a router that has ended a session may turn away who
+	// comes back. BIRD does so for up to five minutes.
+	grudge = 5 * time.Minute
 )
 
 // conn is a session, from one connection to the next.
@@ -47,6 +50,9 @@ type conn struct {
 	// info.
 	preserved, restarting bool
 	info                  bgp.Info
+	// spoken is when the router last said why it ended the session. Only run
+	// uses it.
+	spoken time.Time
 }
 
 // Update announces and withdraws routes.
@@ -131,6 +137,9 @@ func (c *conn) run(ctx context.Context) {
 		nc, err := c.connect(ctx)
 		if err == nil {
 			wait, err = c.talk(ctx, nc)
+			if errors.As(err, new(*spoken)) {
+				c.spoken = time.Now()
+			}
 		} else {
 			wait = c.current().ConnectTime
 		}
@@ -239,6 +248,9 @@ func (c *conn) talk(ctx context.Context, nc net.Conn) (time.Duration, error) {
 	stop := context.AfterFunc(ctx, func() { t.cease(packet.BGP_ERROR_SUB_PEER_DECONFIGURED) })
 	defer stop()
 	if err := t.open(func() { c.tell(bgp.Info{State: bgp.OpenConfirm}) }); err != nil {
+		if t.asn == 0 && time.Since(c.spoken) < grudge && (errors.Is(err, errClosed) || errors.Is(err, errBroken)) {
+			err = nil // it has said why
+		}
 		return s.ConnectTime, err
 	}
 	c.preserved, c.restarting = s.GracefulRestart, false

@@ -83,15 +83,26 @@ func (t *talk) send(messages ...*packet.BGPMessage) error {
 // errCeased says that we have sent a notification already.
 var errCeased = errors.New("the session is over")
 
+// The ends of a connection of which the router does not say why.
+var (
+	errClosed = errors.New("the router closed the connection without a word")
+	errBroken = errors.New("the router reset the connection")
+)
+
+// spoken is a notification of the router.
+type spoken struct{ bgp.Notification }
+
+func (s *spoken) Error() string { return s.String() }
+
 // lost says what it means that a connection broke.
 func lost(err error) error {
 	switch {
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
-		return errors.New("the router closed the connection without a word")
+		return errClosed
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return errors.New("the router took nothing during the hold time")
 	case errors.Is(err, syscall.ECONNRESET):
-		return errors.New("the router reset the connection")
+		return errBroken
 	}
 	// The ports are other ones each time, and no other cause.
 	if op := (*net.OpError)(nil); errors.As(err, &op) {
@@ -174,7 +185,7 @@ func (t *talk) read(wait time.Duration) (kind uint8, body []byte, err error) {
 	if kind == packet.BGP_MSG_NOTIFICATION {
 		n := notification(body)
 		t.observer.Notified(n)
-		return 0, nil, errors.New(n.String())
+		return 0, nil, &spoken{n}
 	}
 	return kind, body, nil
 }

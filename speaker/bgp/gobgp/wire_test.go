@@ -158,6 +158,16 @@ func TestFailuresInWords(t *testing.T) {
 			},
 		},
 		{
+			name: "a router that has refused turns away who comes back", want: "the router ended the session: OPEN message error, bad peer AS",
+			router: func(t *testing.T, w *wire) {
+				c := w.accept()
+				next[*packet.BGPOpen](t, c)
+				_ = write(c, packet.NewBGPNotificationMessage(2, 2, nil))
+				_ = w.accept().Close()
+				w.accept()
+			},
+		},
+		{
 			name: "the router resets the connection", want: "the router reset the connection",
 			router: func(t *testing.T, w *wire) {
 				c := w.accept()
