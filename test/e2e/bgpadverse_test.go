@@ -135,9 +135,12 @@ var _ = Describe("What routers may do wrong", onLab, func() {
 		for _, r := range lab.tors {
 			asked, err := updatesFrom(ctx, r)
 			Expect(err).NotTo(HaveOccurred())
-			ask := map[router.Kind]string{router.FRR: "clear bgp * soft in", router.BIRD: "reload in all"}[r.BGP.Kind]
-			_, err = r.BGP.Command(ctx, ask)
-			Expect(err).NotTo(HaveOccurred())
+			for _, n := range lab.Nodes {
+				neighbor := addressOf(n.Host, k[0])
+				ask := map[router.Kind]string{router.FRR: fmt.Sprintf("clear bgp %s soft in", neighbor), router.BIRD: "reload in " + birdName(neighbor)}[r.BGP.Kind]
+				_, err := r.BGP.Command(ctx, ask)
+				Expect(err).NotTo(HaveOccurred())
+			}
 			Eventually(ctx, updatesFrom).WithArguments(r).Should(WithTransform(func(now []string) (same []string) {
 				for i := range now {
 					if i < len(asked) && now[i] == asked[i] {
@@ -324,7 +327,7 @@ func announcedTo(ctx context.Context, r *cluster.Router, neighbor netip.Addr, k 
 		family := map[corev1.IPFamily]string{corev1.IPv4Protocol: "ipv4", corev1.IPv6Protocol: "ipv6"}[f]
 		command, counted := fmt.Sprintf("show bgp %s unicast neighbors %s advertised-routes", family, neighbor), regexp.MustCompile(`Total number of prefixes (\d+)`)
 		if r.BGP.Kind == router.BIRD {
-			command, counted = fmt.Sprintf("show route export peer_%s table master%s count", strings.NewReplacer(".", "_", ":", "_").Replace(neighbor.String()), family[3:]), regexp.MustCompile(`(?m)^\D*(\d+) of `)
+			command, counted = fmt.Sprintf("show route export %s table master%s count", birdName(neighbor), family[3:]), regexp.MustCompile(`(?m)^\D*(\d+) of `)
 		}
 		text, err := r.BGP.Command(ctx, command)
 		if err != nil {
@@ -340,6 +343,11 @@ func announcedTo(ctx context.Context, r *cluster.Router, neighbor netip.Addr, k 
 		count += n
 	}
 	return count, nil
+}
+
+// birdName is the name that a neighbour has in BIRD.
+func birdName(neighbor netip.Addr) string {
+	return "peer_" + strings.NewReplacer(".", "_", ":", "_").Replace(neighbor.String())
 }
 
 // updatesFrom is what a router counts of the UPDATEs of each node with a session.

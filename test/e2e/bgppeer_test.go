@@ -348,14 +348,16 @@ var _ = Describe("A BGPPeer", onLab, func() {
 		each("64512", "it expects another ASN of this node")
 	}, inAllStacks[:2])
 
-	DescribeTable("keeps its sessions and routes while the API server is away", func(ctx SpecContext, k stack) {
+	DescribeTable("keeps its sessions and routes while no speaker hears of the API server", func(ctx SpecContext, k stack) {
 		serve(ctx, k)
 		s.withPeers(ctx, k)
 		allServe(ctx, k)
 		lives := sessionsLive(ctx, lab.tors...)
 		complete := probedFromFar(ctx, k.addrs(s, 1)...)
 		s.afterwards(func(ctx context.Context) { Expect(lab.Control.Heal(ctx)).To(Succeed()) })
-		Expect(lab.Control.Cut(ctx)).To(Succeed())
+		for _, n := range lab.Nodes {
+			Expect(lab.Control.Part(ctx, n.Host)).To(Succeed())
+		}
 		const away = 8 * time.Second // far longer than BGP needs to notice anything
 		lives.goOnFor(ctx, away, lab.tors...)
 		for _, addr := range k.addrs(s, 1) {
