@@ -111,7 +111,7 @@ var _ = Describe("What routers may do wrong", onLab, func() {
 	DescribeTable("a flood of routes is not taken in: no memory is used for it, and no kernel gets one", func(ctx SpecContext, k stack) {
 		const count = 20_000
 		serves := serve(ctx, k)
-		lives := sessionsLive(ctx, lab.tors...)
+		lives := sessionsLive(ctx)
 		before := map[string]int{}
 		kernel := map[string]int{}
 		for _, n := range lab.Nodes {
@@ -155,15 +155,15 @@ var _ = Describe("What routers may do wrong", onLab, func() {
 			Expect(routes(ctx, n.Host)).To(HaveLen(kernel[n.Name()]))
 		}
 		serves()
-		lives.goOn(ctx, lab.tors...)
+		lives.goOn(ctx)
 		configureTors(ctx)
 		serves()
-		lives.goOn(ctx, lab.tors...)
+		lives.goOn(ctx)
 	}, inAllStacks)
 
 	DescribeTable("malformed messages end the session with a word, and disturb no other", func(ctx SpecContext, k stack) {
 		check := serve(ctx, k)
-		lives := sessionsLive(ctx, lab.tors...)
+		lives := sessionsLive(ctx)
 		random := rand.New(rand.NewPCG(1, 2))
 		noise := make([]byte, 1000)
 		for i := range noise {
@@ -221,7 +221,7 @@ var _ = Describe("What routers may do wrong", onLab, func() {
 			}
 		}
 		check()
-		lives.goOn(ctx, lab.tors...)
+		lives.goOn(ctx)
 		for _, n := range lab.Nodes {
 			Expect(lab.product.Speakers[n.Name()].State()).To(Equal(sandbox.Running))
 		}
@@ -235,7 +235,7 @@ var _ = Describe("BGPAdvertisements that contradict each other", onLab, func() {
 		s.addRouted(ctx)
 		s.startBackends(ctx, "web")
 		s.withPeers(ctx, k)
-		lives := sessionsLive(ctx, lab.tors...)
+		lives := sessionsLive(ctx)
 		med := func(n int64) func(*v1alpha1.BGPAdvertisementSpec) {
 			return func(ad *v1alpha1.BGPAdvertisementSpec) { ad.MED = ptr.To(n) }
 		}
@@ -264,7 +264,7 @@ var _ = Describe("BGPAdvertisements that contradict each other", onLab, func() {
 		contradicts("a", metav1.ConditionFalse, "")
 		contradicts("b", metav1.ConditionFalse, "")
 		serve(20)
-		lives.goOn(ctx, lab.tors...)
+		lives.goOn(ctx)
 	}, inAllStacks)
 })
 

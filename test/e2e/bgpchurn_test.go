@@ -34,7 +34,7 @@ var _ = Describe("A BGP session", onLab, func() {
 		s.addPool(ctx, "spare", []string{"2001:db8::/120"}, byName)
 		s.withPeers(ctx, k)
 		s.addBGPAdvertisement(ctx, "all", func(ad *v1alpha1.BGPAdvertisementSpec) { ad.RequireEndpoints = ptr.To(false) })
-		lives := sessionsLive(ctx, lab.tors...)
+		lives := sessionsLive(ctx)
 		const some = 200 // of IPv4
 		carried := func(count int) {
 			GinkgoHelper()
@@ -49,7 +49,7 @@ var _ = Describe("A BGP session", onLab, func() {
 					}
 				}).WithTimeout(3*time.Minute).WithPolling(time.Second).Should(Succeed(), r.Name())
 			}
-			lives.goOn(ctx, lab.tors...)
+			lives.goOn(ctx)
 		}
 		var creating errgroup.Group
 		creating.SetLimit(atOnce)
@@ -92,7 +92,7 @@ var _ = Describe("A BGP session", onLab, func() {
 		for _, addr := range shown(s.service(ctx, "web")) {
 			serves(ctx, netip.MustParseAddr(addr), lab.Nodes, backendNames()...)
 		}
-		lives.goOn(ctx, lab.tors...)
+		lives.goOn(ctx)
 	})
 })
 

@@ -172,7 +172,7 @@ var _ = Describe("A BGPPeer", onLab, func() {
 			s.addPeer(ctx, "plain-"+r.Name(), addressOf(r.Host, plain[0]))
 			established(ctx, r, plain[0], lab.Nodes...)
 		}
-		others := sessionsLive(ctx, lab.tors...)
+		others := sessionsLive(ctx)
 
 		s.addPeers(ctx, k, withPassword)
 		held := func(reason, message string) {
@@ -183,7 +183,7 @@ var _ = Describe("A BGPPeer", onLab, func() {
 					s.sessionTells(ctx, n, r.Name(), HaveField("State", v1alpha1.BGPHeld), HaveField("Reason", reason))
 				}
 			}
-			others.goOn(ctx, lab.tors...)
+			others.goOn(ctx)
 		}
 		joined := func() {
 			GinkgoHelper()
@@ -201,7 +201,7 @@ var _ = Describe("A BGPPeer", onLab, func() {
 		for _, r := range lab.tors {
 			s.peerTells(ctx, r.Name(), metav1.ConditionFalse, "NotEstablished", "another password")
 		}
-		others.goOn(ctx, lab.tors...)
+		others.goOn(ctx)
 		s.putSecret(ctx, corev1.SecretTypeBasicAuth, "first")
 		joined()
 		configureTors(ctx, signed("second"))
@@ -238,10 +238,10 @@ var _ = Describe("A BGPPeer", onLab, func() {
 			}
 			return ups
 		}
-		before, lives := watched(), sessionsLive(ctx, lab.tors...)
+		before, lives := watched(), sessionsLive(ctx)
 		serve(ctx, k)
 		allServe(ctx, k)
-		lives.goOnFor(ctx, steadily, lab.tors...)
+		lives.goOnFor(ctx, steadily)
 		Expect(watched()).To(Equal(before))
 	}, bfdEntries())
 
@@ -292,9 +292,9 @@ var _ = Describe("A BGPPeer", onLab, func() {
 			for _, addr := range k.addrs(s, 1) {
 				routerWants(ctx, r, ofAddress(addr), lab.Nodes)
 				kernelWants(ctx, r, ofAddress(addr), lab.Nodes...)
+				answersVia(ctx, r, netip.AddrPortFrom(addr, 80), backendNames()...)
 			}
 		}
-		// Answers go by the gateway, which takes none from who it knows no way to.
 		leads(second)
 		Expect(gateway.BGP.Table(ctx)).To(BeEmpty())
 		of := sessionsLive(ctx, second)
@@ -309,7 +309,6 @@ var _ = Describe("A BGPPeer", onLab, func() {
 		leads(gateway)
 		for _, addr := range k.addrs(s, 1) {
 			kernelWants(ctx, second, ofAddress(addr))
-			answersVia(ctx, gateway, netip.AddrPortFrom(addr, 80), backendNames()...)
 		}
 		of.goOn(ctx, gateway)
 	}, inAllStacks)
@@ -352,25 +351,25 @@ var _ = Describe("A BGPPeer", onLab, func() {
 		serve(ctx, k)
 		s.withPeers(ctx, k)
 		allServe(ctx, k)
-		lives := sessionsLive(ctx, lab.tors...)
+		lives := sessionsLive(ctx)
 		complete := probedFromFar(ctx, k.addrs(s, 1)...)
 		s.afterwards(func(ctx context.Context) { Expect(lab.Control.Heal(ctx)).To(Succeed()) })
 		for _, n := range lab.Nodes {
 			Expect(lab.Control.Part(ctx, n.Host)).To(Succeed())
 		}
 		const away = 8 * time.Second // far longer than BGP needs to notice anything
-		lives.goOnFor(ctx, away, lab.tors...)
+		lives.goOnFor(ctx, away)
 		for _, addr := range k.addrs(s, 1) {
 			routed(ctx, addr, lab.Nodes...)
 		}
 		Expect(lab.Control.Heal(ctx)).To(Succeed())
 		complete()
-		lives.goOn(ctx, lab.tors...)
+		lives.goOn(ctx)
 		s.addService(ctx, "later", selecting("web"), k.service)
 		for _, addr := range k.addrs(s, 2) {
 			serves(ctx, addr, lab.Nodes, backendNames()...)
 		}
-		lives.goOn(ctx, lab.tors...)
+		lives.goOn(ctx)
 	}, inAllStacks)
 })
 

@@ -399,8 +399,11 @@ func (l life) is(o life) bool {
 // lives are those of the sessions that routers have.
 type lives map[string]life
 
-// livesOf are those of sessions that are established.
+// livesOf are those of sessions that are established with these routers, all if none are given.
 func livesOf(ctx context.Context, routers ...*cluster.Router) (lives, error) {
+	if routers == nil {
+		routers = lab.tors
+	}
 	l := lives{}
 	for _, r := range routers {
 		sessions, err := r.BGP.Sessions(ctx)
