@@ -24,7 +24,7 @@ func newFake() *fake { return &fake{conns: map[Key]*fakeConn{}} }
 type fakeConn struct {
 	fake     *fake
 	session  Session
-	table    Table
+	table    map[netip.Prefix]Route
 	observer Observer
 }
 
@@ -36,7 +36,7 @@ func (f *fake) Start(s Session, routes []Route, preserved bool, o Observer) (Con
 	if f.fails != nil {
 		return nil, f.fails
 	}
-	c := &fakeConn{fake: f, session: s, table: Table{}, observer: o}
+	c := &fakeConn{fake: f, session: s, table: map[netip.Prefix]Route{}, observer: o}
 	for _, r := range routes {
 		c.table[r.Prefix] = r
 	}

@@ -95,7 +95,7 @@ func (s *session) run() {
 		if conn == nil {
 			table := w.table()
 			var err error
-			if conn, err = s.announce.backend.Start(w.session, values(table), s.announce.preserved, s); err != nil {
+			if conn, err = s.announce.backend.Start(w.session, table, s.announce.preserved, s); err != nil {
 				s.Failed(err.Error())
 				retry.Reset(w.session.ConnectTime)
 				continue
@@ -114,7 +114,7 @@ func (s *session) run() {
 		table := w.table()
 		announce, withdraw := Diff(sent, table)
 		if done.session.NextHop4 != w.session.NextHop4 || done.session.NextHop6 != w.session.NextHop6 {
-			announce = values(table)
+			announce = table
 		}
 		conn.Update(w.session, announce, withdraw)
 		sent, done = table, w
@@ -124,7 +124,7 @@ func (s *session) run() {
 
 func (w work) table() Table {
 	if w.withdrawn {
-		return Table{}
+		return nil
 	}
 	return w.session.tableOf(w.routes, w.marked)
 }
@@ -134,14 +134,6 @@ func (w work) sameTable(o work) bool {
 	same := len(w.routes) == len(o.routes) && (len(w.routes) == 0 || &w.routes[0] == &o.routes[0])
 	return same && w.marked == o.marked && w.withdrawn == o.withdrawn &&
 		w.session.NextHop4 == o.session.NextHop4 && w.session.NextHop6 == o.session.NextHop6
-}
-
-func values(t Table) []Route {
-	out := make([]Route, 0, len(t))
-	for _, r := range t {
-		out = append(out, r)
-	}
-	return out
 }
 
 func names(fields []Field) []string {

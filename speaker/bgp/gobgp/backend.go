@@ -30,7 +30,7 @@ func (b *Backend) Start(s bgp.Session, routes []bgp.Route, preserved bool, o bgp
 	c := &conn{
 		observer: o, cancel: cancel, done: make(chan struct{}),
 		resets: make(chan struct{}, 1), accepted: make(chan net.Conn, 1), changes: make(chan struct{}, 1),
-		session: s, table: make(bgp.Table, len(routes)), changed: map[netip.Prefix]bool{},
+		session: s, table: make(map[netip.Prefix]bgp.Route, len(routes)), changed: map[netip.Prefix]bool{},
 		preserved: preserved, restarting: preserved,
 	}
 	for _, r := range routes {

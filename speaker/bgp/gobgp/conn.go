@@ -42,7 +42,7 @@ type conn struct {
 
 	mu      sync.Mutex
 	session bgp.Session
-	table   bgp.Table
+	table   map[netip.Prefix]bgp.Route
 	changed map[netip.Prefix]bool
 
 	// preserved says that the node kept forwarding since the router last heard
