@@ -41,7 +41,7 @@ crash: build ## Kill the controller at random moments of 500 operations, 20 time
 
 .PHONY: bench
 bench: build ## Run the benchmarks, 5,000 Services at once, a speaker with 15,000 addresses and 99 peers, 10,000 routes by BGP, and BFD (BFD_FOR=1m)
-	go test -run '^$$' -bench . -benchmem ./ipam ./plan ./speaker/l2 ./speaker/mesh
+	go test -run '^$$' -bench . -benchmem ./ipam ./plan ./speaker/l2 ./speaker/mesh ./speaker/bgp/gobgp ./speaker/routing
 	go run ./test/bench
 	go run ./test/bench/speaker
 	go run ./test/bench/bgp

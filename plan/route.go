@@ -239,7 +239,8 @@ func (p *peerTable) update() {
 		return
 	}
 	var stay, leave []Route
-	for _, prefix := range slices.SortedFunc(maps.Keys(p.dirty), netip.Prefix.Compare) {
+	dirty := slices.SortedFunc(maps.Keys(p.dirty), netip.Prefix.Compare)
+	for _, prefix := range dirty {
 		delete(p.against, prefix)
 		of := p.origins[prefix]
 		if len(of) == 0 {
@@ -265,24 +266,26 @@ func (p *peerTable) update() {
 			leave = append(leave, r)
 		}
 	}
-	p.told = Told{Stay: p.merge(p.told.Stay, stay), Leave: p.merge(p.told.Leave, leave)}
+	p.told = Told{Stay: merge(p.told.Stay, stay, dirty), Leave: merge(p.told.Leave, leave, dirty)}
 	clear(p.dirty)
 }
 
 // merge returns the routes without those that are dirty, and with those that
-// are new. All are sorted.
-func (p *peerTable) merge(routes, now []Route) []Route {
+// are new, which are dirty, too. All are sorted.
+func merge(routes, now []Route, dirty []netip.Prefix) []Route {
 	out := make([]Route, 0, len(routes)+len(now))
-	for _, r := range routes {
-		if _, dirty := p.dirty[r.Prefix]; dirty {
-			continue
+	for _, prefix := range dirty {
+		i, found := slices.BinarySearchFunc(routes, prefix, func(r Route, p netip.Prefix) int { return r.Prefix.Compare(p) })
+		out = append(out, routes[:i]...)
+		if found {
+			i++
 		}
-		for len(now) > 0 && now[0].Prefix.Compare(r.Prefix) < 0 {
+		routes = routes[i:]
+		if len(now) > 0 && now[0].Prefix == prefix {
 			out, now = append(out, now[0]), now[1:]
 		}
-		out = append(out, r)
 	}
-	return append(out, now...)
+	return append(out, routes...)
 }
 
 func equal[T comparable](a, b *T) bool {
