@@ -320,13 +320,28 @@ func TestAReconfiguredRouterKeepsTheSessionsThatAreTheSame(t *testing.T) {
 		if s := established(t, right, left6, false); s.ASN != 64513 || s.BFD != nil {
 			t.Errorf("session %+v", s)
 		}
-		paths(t, right, "2001:db8:1::/48", func(got []router.Path) error {
-			if len(got) != 1 || !slices.Equal(got[0].ASPath, []uint32{64513}) {
-				return fmt.Errorf("paths %+v", got)
-			}
-			return nil
-		})
+		paths(t, right, "2001:db8:1::/48", pathOf(64513))
+
+		t.Log("another ASN, and nothing else")
+		l.ASN, r.Neighbors[0].ASN = 64514, 64514
+		if err := left.Configure(t.Context(), l); err != nil {
+			t.Fatal(err)
+		}
+		if err := right.Configure(t.Context(), r); err != nil {
+			t.Fatal(err)
+		}
+		paths(t, right, "2001:db8:1::/48", pathOf(64514))
 	})
+}
+
+// pathOf wants one path, by that AS.
+func pathOf(asn uint32) func([]router.Path) error {
+	return func(got []router.Path) error {
+		if len(got) != 1 || !slices.Equal(got[0].ASPath, []uint32{asn}) {
+			return fmt.Errorf("paths %+v", got)
+		}
+		return nil
+	}
 }
 
 // same tells whether a session has not ended in between.
