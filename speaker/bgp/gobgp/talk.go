@@ -232,7 +232,7 @@ func notification(body []byte) bgp.Notification {
 
 // receive reads until the session is over. Nothing of the router's table is
 // kept, or even looked at: this node needs no route of it.
-func (t *talk) receive(refresh chan<- bgp.Families) error {
+func (t *talk) receive(refresh chan bgp.Families) error {
 	for {
 		kind, body, err := t.read(t.holdTime)
 		if err != nil {
@@ -249,9 +249,11 @@ func (t *talk) receive(refresh chan<- bgp.Families) error {
 				IPv6: binary.BigEndian.Uint16(body) == packet.AFI_IP6 && body[3] == packet.SAFI_UNICAST,
 			}
 			select {
-			case refresh <- f:
-			default: // the table is about to be sent
+			case waiting := <-refresh:
+				f.IPv4, f.IPv6 = f.IPv4 || waiting.IPv4, f.IPv6 || waiting.IPv6
+			default:
 			}
+			refresh <- f // there is room: nobody else sends
 		}
 	}
 }
