@@ -113,6 +113,8 @@ func lost(err error) error {
 
 // notify sends a notification, the last message.
 func (t *talk) notify(n bgp.Notification, data []byte) {
+	// Whoever reads or writes meanwhile may set other deadlines.
+	defer time.AfterFunc(2*lastWords, t.close).Stop()
 	// Who is writing just now need not wait for the router any more.
 	_ = t.SetWriteDeadline(time.Now().Add(lastWords))
 	t.writing.Lock()

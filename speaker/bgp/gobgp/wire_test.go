@@ -457,3 +457,28 @@ func TestANewConnectionOfAPassivePeerReplacesTheOld(t *testing.T) {
 		t.Error("a stranger was greeted")
 	}
 }
+
+// A router that ignores the last word, and goes on, holds up nobody.
+func TestLeavingDoesNotWaitForARouterThatGoesOn(t *testing.T) {
+	t.Parallel()
+	w := newWire(t)
+	a := newAnnouncer(t, false)
+	a.Set(desired(bgp.PeerRoutes{Peer: w.peer("tor", 65001), Routes: routes(1)}))
+	c := w.accept()
+	establish(t, c, 65000)
+	established(t, a, "tor")
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		for write(c, packet.NewBGPKeepAliveMessage()) == nil {
+			time.Sleep(lastWords / 20)
+		}
+	}()
+	ctx, cancel := context.WithTimeout(context.Background(), 4*lastWords)
+	defer cancel()
+	if err := a.Leave(ctx, false); err != nil {
+		t.Error(err)
+	}
+	_ = c.Close()
+	<-ended
+}
