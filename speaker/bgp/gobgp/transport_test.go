@@ -164,8 +164,25 @@ func TestIPv4OverIPv6NeedsACapability(t *testing.T) {
 	p := w.peer("tor", 65001)
 	p.Source = netip.Addr{}
 	a := newAnnouncer(t, false)
-	a.Set(desired(bgp.PeerRoutes{Peer: p, Routes: routes(1)}))
-	establish(t, w.accept(), 65000)
+	tell := func(addrs ...netip.Addr) {
+		a.Set(bgp.Desired{
+			Peers:   []bgp.PeerRoutes{{Peer: p, Routes: routes(1)}},
+			Network: bgp.Network{Links: []link.Link{{Name: "eth0", Addrs: addrs, Gateways: []netip.Addr{w.addr}}}},
+		})
+	}
+	tell()
+	c := w.accept()
+	establish(t, c, 65000, helper())
+	if got := told(t, c); len(got) != 0 {
+		t.Errorf("the router is told %v", got)
+	}
+	// With another next hop it is told, and without it no more.
+	tell(netip.MustParseAddr("192.0.2.7"))
+	count(t, c, 1)
+	tell()
+	if u := next[*packet.BGPUpdate](t, c); len(u.WithdrawnRoutes) != 1 {
+		t.Errorf("the router was told %+v", u)
+	}
 	eventually(t, func() error {
 		if s := status(a, "tor"); !strings.Contains(s.LastError, "RFC 8950") {
 			return fmt.Errorf("%s: %q", s.State, s.LastError)

@@ -21,6 +21,9 @@ func (c *conn) transmit(ctx context.Context, t *talk, refresh <-chan bgp.Familie
 	sent := map[netip.Prefix]bool{}
 	push := func(only bgp.Families, what func() (bgp.Session, []change)) error {
 		s, changes := what()
+		for i := range changes {
+			changes[i].gone = changes[i].gone || !t.takes(s, changes[i].prefix)
+		}
 		changes = slices.DeleteFunc(changes, func(ch change) bool {
 			return !only.Of(ch.prefix) || ch.gone && !sent[ch.prefix]
 		})
@@ -83,6 +86,12 @@ func (t *talk) nextHop6(s bgp.Session) netip.Addr {
 		return s.NextHop6
 	}
 	return t.local()
+}
+
+// takes tells whether the router can be told of a prefix: an IPv4 one with an
+// IPv6 next hop it may take for an error (RFC 8950, section 4).
+func (t *talk) takes(s bgp.Session, p netip.Prefix) bool {
+	return p.Addr().Is6() || t.nextHop4(s).Is4() || t.extendedNextHop
 }
 
 // updates packs changes into messages. Routes with the same attributes share
@@ -161,9 +170,9 @@ func nlri(p netip.Prefix) packet.AddrPrefixInterface {
 }
 
 // classic tells whether prefixes are where they were before RFC 4760: those of
-// IPv4 with a next hop of IPv4.
+// IPv4, unless their next hop is of IPv6.
 func (t *talk) classic(s bgp.Session, p netip.Prefix) bool {
-	return p.Addr().Is4() && t.nextHop4(s).Is4()
+	return p.Addr().Is4() && (t.nextHop4(s).Is4() || !t.extendedNextHop)
 }
 
 func plainNLRI(prefixes []packet.AddrPrefixInterface) []*packet.IPAddrPrefix {
