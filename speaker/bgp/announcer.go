@@ -46,7 +46,9 @@ type Announcer struct {
 	refusals          []Refusal
 	marked, withdrawn bool
 	left              bool
-	bfdStates         map[Key]BFDState
+	// paths are those that are watched, and bfdStates what was told of them.
+	paths     map[Key]BFDSession
+	bfdStates map[Key]BFDState
 }
 
 // New returns an Announcer that does nothing before Set. Without bfd no path is
@@ -78,12 +80,13 @@ func (a *Announcer) Set(desired Desired) {
 		routes[p.Name] = p.Routes
 	}
 	found, refusals := Resolve(peers, desired.Network)
-	if a.set(found, refusals, routes) && a.bfd != nil {
-		a.bfd.Set(watched(found))
+	paths := watched(found)
+	if a.set(found, paths, refusals, routes) && a.bfd != nil {
+		a.bfd.Set(paths)
 	}
 }
 
-func (a *Announcer) set(found []Session, refusals []Refusal, routes map[string][]Route) bool {
+func (a *Announcer) set(found []Session, paths []BFDSession, refusals []Refusal, routes map[string][]Route) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.left {
@@ -116,15 +119,32 @@ func (a *Announcer) set(found []Session, refusals []Refusal, routes map[string][
 			s.set(func(w *work) { w.stop = true })
 			delete(a.sessions, key)
 			a.ending[key] = s
-			delete(a.bfdStates, key)
 			a.tellChanged()
 		}
 	}
+	a.forgetStates(paths)
 	if !slices.Equal(a.refusals, refusals) {
 		a.refusals = refusals
 		a.tellChanged()
 	}
 	return true
+}
+
+// forgetStates forgets what BFD said of paths that aren't watched any more: to
+// the same router there may be another.
+func (a *Announcer) forgetStates(paths []BFDSession) {
+	now := make(map[Key]BFDSession, len(paths))
+	for _, p := range paths {
+		p.Profile = BFDProfile{} // BFD negotiates another by itself
+		now[p.Key] = p
+	}
+	for key := range a.bfdStates {
+		if p, ok := now[key]; !ok || p != a.paths[key] {
+			delete(a.bfdStates, key)
+			a.tellChanged()
+		}
+	}
+	a.paths = now
 }
 
 // ended forgets a session that was stopped.

@@ -15,6 +15,8 @@ import (
 	"github.com/go-logr/logr"
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/fairlead-lb/fairlead/speaker/link"
 )
 
 // world is an Announcer on a fake, and what BFD is told.
@@ -251,4 +253,49 @@ func TestASessionThatCannotStartIsTriedAgain(t *testing.T) {
 		time.Sleep(valid().ConnectTime)
 		w.expect("start tor1 192.0.2.1 preserved=true")
 	})
+}
+
+func TestTheNextConnectionHeedsAnEdit(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		w.set(to(1).with("10.0.0.1/32"))
+		w.set(to(1, func(p *Peer) { p.ConnectTime = 9 * time.Second }).with("10.0.0.1/32"))
+		if got := w.fake.conn("tor1").session.ConnectTime; got != 9*time.Second {
+			t.Errorf("it waits %s", got)
+		}
+		w.fake.did()
+	})
+}
+
+// What BFD said of a path says nothing of another one.
+func TestAnotherPathOfBFD(t *testing.T) {
+	profile := BFDProfile{Multiplier: 3, Receive: time.Second, Transmit: time.Second}
+	watched := to(1, func(p *Peer) { p.BFD = profile })
+	onLink := Desired{Peers: []PeerRoutes{watched}, Network: Network{Links: []link.Link{{Prefixes: []netip.Prefix{netip.MustParsePrefix("192.0.2.7/24")}}}}}
+	for _, test := range []struct {
+		name  string
+		other Desired
+	}{
+		{"BFD is turned off", Desired{Peers: []PeerRoutes{to(1)}}},
+		{"the router is not on a link any more", Desired{Peers: []PeerRoutes{watched}}},
+		{"the session is another", Desired{Peers: []PeerRoutes{to(1, func(p *Peer) { p.BFD, p.Source = profile, netip.MustParseAddr("192.0.2.7") })}}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			inWorld(t, func(t *testing.T, w *world) {
+				key := Key{"tor1", netip.MustParseAddr("192.0.2.1")}
+				w.Announcer.Set(onLink)
+				synctest.Wait()
+				w.BFDChanged(key, BFDUp)
+				w.Announcer.Set(test.other)
+				synctest.Wait()
+				if s := w.Status()[0]; s.BFD != NoBFD {
+					t.Errorf("the path is said to be %s", s.BFD)
+				}
+				w.Announcer.Set(onLink)
+				synctest.Wait()
+				w.fake.did()
+				w.BFDChanged(key, BFDDown)
+				w.expect("")
+			})
+		})
+	}
 }

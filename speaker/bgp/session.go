@@ -108,6 +108,9 @@ func (s *session) run() {
 			conn.Reset()
 		}
 		if w.sameTable(done) {
+			if len(Changed(done.session, w.session)) > 0 {
+				conn.Update(w.session, nil, nil)
+			}
 			done = w
 			continue
 		}
