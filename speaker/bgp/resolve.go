@@ -91,6 +91,11 @@ func (p Peer) resolve(n Network) ([]Session, []Refusal) {
 	var refusals []Refusal
 	for _, a := range neighbors {
 		s := Session{Peer: p, Neighbor: a}
+		if p.Interface != "" && !p.Passive {
+			// The router takes the session from the address that it was told of.
+			i := slices.IndexFunc(n.Links, func(l link.Link) bool { return l.Name == p.Interface })
+			s.Source = n.Links[i].LinkLocal()
+		}
 		if p.DefaultGateway && slices.ContainsFunc(neighbors, func(o netip.Addr) bool { return o.Is4() != a.Is4() }) {
 			// There are gateways of both families: each carries its own.
 			s.Families.IPv4, s.Families.IPv6 = p.Families.IPv4 && a.Is4(), p.Families.IPv6 && a.Is6()

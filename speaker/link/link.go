@@ -60,6 +60,18 @@ func (l Link) Announces() bool {
 	return l.ARP && (onNetwork || len(l.Gateways) > 0)
 }
 
+// LinkLocal returns the IPv6 address by which routers know this machine on the
+// interface, if they learn one by themselves. Of several it is always the same;
+// it is not valid if there is none to send from.
+func (l Link) LinkLocal() netip.Addr {
+	for _, a := range l.Addrs {
+		if a.Is6() && a.IsLinkLocalUnicast() {
+			return a
+		}
+	}
+	return netip.Addr{}
+}
+
 // fromNetlink returns the interfaces that can carry addresses, in the order of
 // their indices.
 //

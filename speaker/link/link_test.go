@@ -223,3 +223,16 @@ func TestAnnounces(t *testing.T) {
 		}
 	}
 }
+
+func TestLinkLocal(t *testing.T) {
+	l := Link{Addrs: []netip.Addr{
+		netip.MustParseAddr("169.254.0.1"), netip.MustParseAddr("2001:db8::1"), netip.MustParseAddr("fe80::1"), netip.MustParseAddr("fe80::2"),
+	}}
+	if got := l.LinkLocal(); got != l.Addrs[2] {
+		t.Errorf("%v", got)
+	}
+	l.Addrs = l.Addrs[:2]
+	if got := l.LinkLocal(); got.IsValid() {
+		t.Errorf("%v is no link-local address", got)
+	}
+}

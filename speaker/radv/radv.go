@@ -72,18 +72,6 @@ func New(log logr.Logger, reg prometheus.Registerer, changed func()) *Advertiser
 	}
 }
 
-// Source returns the link-local address that routers learn on a link, from which
-// sessions with them must come. It is not valid if the link has none that it may
-// send from.
-func Source(l link.Link) netip.Addr {
-	for _, a := range l.Addrs {
-		if a.Is6() && a.IsLinkLocalUnicast() {
-			return a
-		}
-	}
-	return netip.Addr{}
-}
-
 // Set makes links those that are advertised on. One that is down, or has no
 // link-local address yet, waits for a Set in which it has. A link that
 // can't be used is logged once and tried again by the next Set, which it
@@ -101,7 +89,7 @@ func (a *Advertiser) set(links []link.Link) (complete, changed bool) {
 	defer a.mu.Unlock()
 	wanted := map[place]link.Link{}
 	for _, l := range links {
-		if l.Up && Source(l).IsValid() {
+		if l.Up && l.LinkLocal().IsValid() {
 			wanted[place{l.Index, l.Name}] = l
 		}
 	}
@@ -119,7 +107,7 @@ func (a *Advertiser) set(links []link.Link) (complete, changed bool) {
 	}
 	complete = true
 	for at, l := range wanted {
-		as, old := identity{Source(l), l.MAC}, a.ports[at]
+		as, old := identity{l.LinkLocal(), l.MAC}, a.ports[at]
 		if old != nil {
 			old.own = l.Addrs
 			if old.as == as {

@@ -321,16 +321,3 @@ func TestWhatIsWrongIsCounted(t *testing.T) {
 		}
 	})
 }
-
-func TestSource(t *testing.T) {
-	l := link.Link{Addrs: []netip.Addr{
-		netip.MustParseAddr("169.254.0.1"), netip.MustParseAddr("2001:db8::1"), netip.MustParseAddr("fe80::1"), netip.MustParseAddr("fe80::2"),
-	}}
-	if got := Source(l); got != ourAddr {
-		t.Errorf("%v", got)
-	}
-	l.Addrs = l.Addrs[:2]
-	if got := Source(l); got.IsValid() {
-		t.Errorf("%v is no link-local address", got)
-	}
-}

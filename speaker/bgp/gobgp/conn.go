@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/netip"
+	"strconv"
 	"sync"
 	"time"
 
@@ -213,11 +214,15 @@ func (c *conn) connect(ctx context.Context) (net.Conn, error) {
 		}
 	}
 	c.tell(bgp.Info{State: bgp.Connect})
+	zone, err := zoneOf(s.Neighbor)
+	if err != nil {
+		return nil, fmt.Errorf("can't connect: %w", err)
+	}
 	d := net.Dialer{Timeout: dialTimeout, Control: control(o), KeepAlive: -1}
 	if s.Source.IsValid() {
-		d.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(s.Source, 0))
+		d.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(s.Source.WithZone(zone), 0))
 	}
-	nc, err := d.DialContext(ctx, "tcp", netip.AddrPortFrom(s.Neighbor, s.Port).String())
+	nc, err := d.DialContext(ctx, "tcp", netip.AddrPortFrom(s.Neighbor.WithZone(zone), s.Port).String())
 	if err != nil {
 		return nil, fmt.Errorf("can't connect: %w", explained(err))
 	}
@@ -231,6 +236,19 @@ func explained(err error) error {
 		return errors.New("no answer: the router is down, out of reach, or has another password")
 	}
 	return err
+}
+
+// zoneOf returns the zone of an address as a number. Package net keeps those of
+// the names for a minute, in which an interface may have come back as another.
+func zoneOf(a netip.Addr) (string, error) {
+	if a.Zone() == "" {
+		return "", nil
+	}
+	i, err := net.InterfaceByName(a.Zone())
+	if err != nil {
+		return "", fmt.Errorf("interface %s: %w", a.Zone(), err)
+	}
+	return strconv.Itoa(i.Index), nil
 }
 
 // talk has a session over a connection. It returns when that is over, with the
