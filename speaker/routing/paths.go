@@ -56,8 +56,8 @@ func (p *Paths) Set(sessions []bgp.BFDSession) {
 	configs := make([]bfd.Config, 0, len(sessions))
 	of := make(map[bfd.Key]bgp.Key, len(sessions))
 	for _, s := range sessions {
-		// A zone would not be in the key that is told back: the interface says it.
-		key := bfd.Key{Remote: s.Neighbor.WithZone(""), Local: s.Local, VRF: s.Interface, Multihop: s.MultiHop}
+		// The manager has no zones in the keys that it tells: the interface says it.
+		key := bfd.Key{Remote: s.Neighbor.WithZone(""), Local: s.Local.WithZone(""), VRF: s.Interface, Multihop: s.MultiHop}
 		if s.Neighbor.Zone() != "" {
 			key.Interface, key.VRF = s.Interface, ""
 		}
