@@ -299,3 +299,23 @@ func TestAnotherPathOfBFD(t *testing.T) {
 		})
 	}
 }
+
+// An address of the node that comes or goes changes routes, and no session.
+func TestAnAddressThatComesAndGoes(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		peer := to(1, func(p *Peer) { p.Families.IPv6 = true }).with("10.0.0.1/32", "2001:db8::1/128")
+		own := netip.MustParseAddr("2001:db8:1::7")
+		for _, step := range []struct {
+			addrs []netip.Addr
+			want  string
+		}{
+			{nil, "start tor1 192.0.2.1 preserved=true"}, {[]netip.Addr{own}, "update tor1 +2 -0"}, {nil, "update tor1 +1 -1"},
+		} {
+			w.Announcer.Set(Desired{Peers: []PeerRoutes{peer}, Network: Network{Links: []link.Link{{Addrs: step.addrs, Gateways: []netip.Addr{own}}}}})
+			w.expect(step.want)
+		}
+		if d := cmp.Diff("tor1 192.0.2.1 10.0.0.1/32\n", w.fake.String()); d != "" {
+			t.Errorf("state (-want +got):\n%s", d)
+		}
+	})
+}

@@ -40,14 +40,14 @@ func Diff(sent, want Table) (announce []Route, withdraw []netip.Prefix) {
 	return announce, withdraw
 }
 
-// tableOf has the routes of the session's families. Of two to one prefix the
+// tableOf has the routes that the session can carry. Of two to one prefix the
 // last counts. Routes that need no change are returned as they are: there may be
 // many, and one more is what happens most.
 func (s Session) tableOf(routes []Route, marked bool) Table {
-	if marked || slices.ContainsFunc(routes, func(r Route) bool { return !s.Families.Of(r.Prefix) }) {
+	if marked || slices.ContainsFunc(routes, func(r Route) bool { return !s.carries(r.Prefix) }) {
 		own := make([]Route, 0, len(routes))
 		for _, r := range routes {
-			if !s.Families.Of(r.Prefix) {
+			if !s.carries(r.Prefix) {
 				continue
 			}
 			if marked {
@@ -63,6 +63,12 @@ func (s Session) tableOf(routes []Route, marked bool) Table {
 		}
 	}
 	return routes
+}
+
+// carries tells whether routes to the prefix are of a family of the session, and
+// have a next hop.
+func (s Session) carries(p netip.Prefix) bool {
+	return s.Families.Of(p) && (p.Addr().Is4() || s.Neighbor.Is6() || s.NextHop6.IsValid())
 }
 
 // inOrder makes a table of routes in any order.

@@ -21,8 +21,8 @@ const (
 	PasswordUnavailable Reason = "PasswordUnavailable"
 	// NoNeighbor says that nobody was found to talk to, so far.
 	NoNeighbor Reason = "NoNeighbor"
-	// NoNextHop says that a family is left out, because this node has no
-	// address of it there for traffic to come to.
+	// NoNextHop says that the routes of a family are left out, because this node
+	// has no address of it there for traffic to come to.
 	NoNextHop Reason = "NoNextHop"
 	// DuplicateNeighbor says that another peer already names the router: it
 	// keeps one session only with a node.
@@ -109,9 +109,7 @@ func (p Peer) resolve(n Network) ([]Session, []Refusal) {
 			continue
 		}
 		refusals = append(refusals, s.findNextHops(n)...)
-		if s.Families != (Families{}) {
-			sessions = append(sessions, s)
-		}
+		sessions = append(sessions, s)
 	}
 	return sessions, refusals
 }
@@ -160,6 +158,9 @@ func (p Peer) neighbors(n Network) ([]netip.Addr, *Refusal) {
 // An IPv6 address can't be the next hop of IPv4 routes unless the router knows
 // RFC 8950, so an IPv4 address of the link is, where there is one. On an
 // unnumbered link there is none.
+//
+// The families stay what they are, or the session would begin anew whenever an
+// address comes or goes.
 func (s *Session) findNextHops(n Network) []Refusal {
 	s.OnLink = s.Neighbor.Zone() != "" || slices.ContainsFunc(n.Links, s.onLink)
 	own := s.link(n)
@@ -167,7 +168,6 @@ func (s *Session) findNextHops(n Network) []Refusal {
 	case s.Neighbor.Is4() && s.Families.IPv6:
 		s.NextHop6 = own.first(func(a netip.Addr) bool { return a.Is6() && !a.IsLinkLocalUnicast() })
 		if !s.NextHop6.IsValid() {
-			s.Families.IPv6 = false
 			return []Refusal{s.refuse(NoNextHop, "no IPv6 routes to %s: this node has no IPv6 address on the way to it", s.Neighbor)}
 		}
 	case s.Neighbor.Is6() && s.Families.IPv4 && s.Neighbor.Zone() == "":

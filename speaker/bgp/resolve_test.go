@@ -93,7 +93,7 @@ func TestResolve(t *testing.T) {
 		},
 		{
 			name: "no IPv6 on the way", edit: func(p *Peer) { p.Families = both },
-			want: []found{{Neighbor: "192.0.2.1", Families: Families{IPv4: true}}}, reasons: []Reason{NoNextHop},
+			want: []found{{Neighbor: "192.0.2.1", Families: both}}, reasons: []Reason{NoNextHop},
 		},
 		{
 			name: "an IPv6 address", edit: func(p *Peer) { p.Address, p.Families = addr("2001:db8::1"), both },
@@ -158,6 +158,26 @@ func TestResolve(t *testing.T) {
 				t.Errorf("(-want +got)\n%s%v", d, refusals)
 			}
 		})
+	}
+}
+
+// Routers know the node on an unnumbered link by one address.
+func TestSourceOnUnnumberedLinks(t *testing.T) {
+	addr := netip.MustParseAddr
+	n := Network{
+		Links:   []link.Link{{Name: "eth1", Addrs: []netip.Addr{addr("192.0.2.8"), addr("fe80::8"), addr("fe80::9")}}},
+		Routers: map[string][]netip.Addr{"eth1": {addr("fe80::2")}},
+	}
+	for _, test := range []struct {
+		passive bool
+		want    netip.Addr
+	}{{false, addr("fe80::8")}, {true, netip.Addr{}}} { // to a passive peer the router comes
+		p := valid()
+		p.Address, p.Interface, p.Passive = netip.Addr{}, "eth1", test.passive
+		sessions, refusals := Resolve([]Peer{p}, n)
+		if len(sessions) != 1 || sessions[0].Source != test.want {
+			t.Errorf("%+v, %v, want the source %s", sessions, refusals, test.want)
+		}
 	}
 }
 
