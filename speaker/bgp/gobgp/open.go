@@ -185,7 +185,7 @@ func negotiate(s bgp.Session, body []byte) (negotiated, *fault) {
 	case hold == 0: // nobody sends keepalives (RFC 4271, section 4.2)
 		n.holdTime, n.keepalive = never, never
 	case hold < n.holdTime:
-		n.holdTime, n.keepalive = hold, hold/3
+		n.holdTime, n.keepalive = hold, min(n.keepalive, hold/3)
 	}
 	return n, nil
 }

@@ -5,6 +5,7 @@ package gobgp
 import (
 	"net"
 	"testing"
+	"time"
 
 	packet "github.com/osrg/gobgp/v3/pkg/packet/bgp"
 
@@ -31,5 +32,27 @@ func TestNoFamilyThatIsAskedForAgainIsForgotten(t *testing.T) {
 	}
 	if got := <-refresh; got != (bgp.Families{IPv4: true, IPv6: true}) {
 		t.Errorf("%s will be sent", got)
+	}
+}
+
+// A router that wants a shorter hold time doesn't get fewer messages than this
+// side was told to send.
+func TestKeepaliveTime(t *testing.T) {
+	s := bgp.Session{Peer: plain("tor", 65001)}
+	s.HoldTime, s.PeerASN = 90*time.Second, 65000
+	for _, test := range []struct{ own, hold, want time.Duration }{
+		{own: 5 * time.Second, hold: 30 * time.Second, want: 5 * time.Second},
+		{own: 30 * time.Second, hold: 30 * time.Second, want: 10 * time.Second},
+		{own: 30 * time.Second, hold: 180 * time.Second, want: 30 * time.Second},
+	} {
+		s.KeepaliveTime = test.own
+		body, err := packet.NewBGPOpenMessage(65000, uint16(test.hold/time.Second), "192.0.2.99", nil).Body.Serialize()
+		if err != nil {
+			t.Fatal(err)
+		}
+		n, f := negotiate(s, body)
+		if f != nil || n.keepalive != test.want {
+			t.Errorf("%+v: %s, %v", test, n.keepalive, f)
+		}
 	}
 }
