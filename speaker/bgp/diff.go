@@ -68,7 +68,7 @@ func (s Session) tableOf(routes []Route, marked bool) Table {
 // carries tells whether routes to the prefix are of a family of the session, and
 // have a next hop.
 func (s Session) carries(p netip.Prefix) bool {
-	return s.Families.Of(p) && (p.Addr().Is4() || s.Neighbor.Is6() || s.NextHop6.IsValid())
+	return s.Families.Of(p) && !(p.Addr().Is6() && s.Neighbor.Is4() && !s.NextHop6.IsValid())
 }
 
 // inOrder makes a table of routes in any order.

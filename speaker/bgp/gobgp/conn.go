@@ -131,7 +131,14 @@ func (c *conn) Stop() {
 func (c *conn) run(ctx context.Context) {
 	defer close(c.done)
 	if c.leave != nil {
-		defer c.leave()
+		defer func() {
+			c.leave()
+			select {
+			case nc := <-c.accepted: // too late
+				_ = nc.Close()
+			default:
+			}
+		}()
 	}
 	for {
 		var wait time.Duration
@@ -265,7 +272,11 @@ func (c *conn) talk(ctx context.Context, nc net.Conn) (time.Duration, error) {
 	// Whoever ends the session meanwhile closes the connection.
 	stop := context.AfterFunc(ctx, func() { t.cease(packet.BGP_ERROR_SUB_PEER_DECONFIGURED) })
 	defer stop()
-	if err := t.open(func() { c.tell(bgp.Info{State: bgp.OpenConfirm}) }); err != nil {
+	replaced, err := c.open(t)
+	switch {
+	case replaced:
+		return 0, nil
+	case err != nil:
 		if t.asn == 0 && time.Since(c.spoken) < grudge && (errors.Is(err, errClosed) || errors.Is(err, errBroken)) {
 			err = nil // it has said why
 		}
@@ -280,7 +291,7 @@ func (c *conn) talk(ctx context.Context, nc net.Conn) (time.Duration, error) {
 	}
 
 	begun := time.Now()
-	err := c.carry(ctx, t)
+	err = c.carry(ctx, t)
 	if errors.Is(err, errReset) || errors.Is(err, errReplaced) {
 		return 0, nil
 	}
@@ -288,6 +299,26 @@ func (c *conn) talk(ctx context.Context, nc net.Conn) (time.Duration, error) {
 		return s.ConnectTime, err
 	}
 	return 0, err
+}
+
+// open opens a session, unless the router makes another connection meanwhile: it
+// has lost this one then, and may never answer on it.
+func (c *conn) open(t *talk) (replaced bool, err error) {
+	over := make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		select {
+		case nc := <-c.accepted:
+			c.putBack(nc)
+			replaced = true
+			t.close()
+		case <-over:
+		}
+	})
+	err = t.open(func() { c.tell(bgp.Info{State: bgp.OpenConfirm}) })
+	close(over)
+	wg.Wait()
+	return replaced, err
 }
 
 var (

@@ -46,7 +46,7 @@ func (b *Backend) listen(s bgp.Session, accepted chan net.Conn) (leave func(), e
 	defer b.mu.Unlock()
 	l := b.listeners[on]
 	if l == nil {
-		if l, err = newListener(on); err != nil {
+		if l, err = newListener(on, b.ports()[on.port]); err != nil {
 			return nil, fmt.Errorf("listen on %s: %w", netip.AddrPortFrom(on.own, on.port), err)
 		}
 		b.listeners[on] = l
@@ -74,6 +74,15 @@ func (b *Backend) listen(s bgp.Session, accepted chan net.Conn) (leave func(), e
 	}, nil
 }
 
+// ports are those that there are listeners on.
+func (b *Backend) ports() map[uint16]bool {
+	out := map[uint16]bool{}
+	for on := range b.listeners {
+		out[on.port] = true
+	}
+	return out
+}
+
 // settle closes a socket that nobody uses any more.
 func (b *Backend) settle(on socket) {
 	l := b.listeners[on]
@@ -85,18 +94,30 @@ func (b *Backend) settle(on socket) {
 	}
 }
 
-func newListener(on socket) (*listener, error) {
+// newListener listens on a port that others of this process have already, with
+// other addresses or devices, if it is shared. One of another program is always
+// an error: SO_REUSEPORT would divide the connections between the two.
+func newListener(on socket, shared bool) (*listener, error) {
 	network := "tcp6"
 	if on.own.Is4() {
 		network = "tcp4"
 	}
-	lc := net.ListenConfig{Control: control(options{ttl: maxTTL, device: on.device})}
+	lc := net.ListenConfig{Control: control(options{ttl: maxTTL, device: on.device, reusePort: shared})}
 	lc.SetMultipathTCP(false) // it knows neither passwords nor TTLs
 	l, err := lc.Listen(context.Background(), network, netip.AddrPortFrom(on.own, on.port).String())
 	if err != nil {
 		return nil, err
 	}
-	return &listener{TCPListener: l.(*net.TCPListener), sessions: map[netip.Addr]chan net.Conn{}}, nil
+	tcp := l.(*net.TCPListener)
+	raw, err := tcp.SyscallConn()
+	if err == nil {
+		err = options{reusePort: true}.set(raw, on.own.Is4())
+	}
+	if err != nil {
+		_ = tcp.Close()
+		return nil, err
+	}
+	return &listener{TCPListener: tcp, sessions: map[netip.Addr]chan net.Conn{}}, nil
 }
 
 func (l *listener) serve() {
@@ -111,12 +132,23 @@ func (l *listener) serve() {
 		}
 		from := c.RemoteAddr().(*net.TCPAddr).AddrPort().Addr().Unmap()
 		l.mu.Lock()
-		accepted := l.sessions[from]
+		hand(l.sessions[from], c)
 		l.mu.Unlock()
-		select {
-		case accepted <- c:
-		default: // nobody expects it, or the last one is not taken yet
-			_ = c.Close()
-		}
+	}
+}
+
+// hand leaves a connection for a session, in place of the last one if that is
+// not taken yet: the router has given it up. Nobody expects it if there is no
+// session.
+func hand(accepted chan net.Conn, c net.Conn) {
+	select {
+	case old := <-accepted:
+		_ = old.Close()
+	default:
+	}
+	select {
+	case accepted <- c:
+	default:
+		_ = c.Close()
 	}
 }

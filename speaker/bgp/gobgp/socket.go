@@ -21,6 +21,7 @@ const maxTTL = 255
 type options struct {
 	ttl, minTTL int
 	device      string
+	reusePort   bool
 	password    string
 	neighbor    netip.Addr // that the password is for
 }
@@ -62,6 +63,9 @@ func (o options) set(c syscall.RawConn, v4 bool) error {
 		}
 		if o.device != "" {
 			note("BINDTODEVICE", unix.BindToDevice(int(fd), o.device))
+		}
+		if o.reusePort {
+			note("REUSEPORT", unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEPORT, 1))
 		}
 		if o.password != "" {
 			note("TCP_MD5SIG", unix.SetsockoptTCPMD5Sig(int(fd), unix.IPPROTO_TCP, unix.TCP_MD5SIG, signature(o.neighbor, o.password)))
