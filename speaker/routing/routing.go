@@ -56,6 +56,7 @@ type Routing struct {
 	mu       sync.Mutex
 	table    *plan.Table
 	known    bool // the cluster was, with all that is about BGP
+	behind   bool // something was told while that wasn't, which the table lacks
 	peers    []kube.Peer
 	links    []link.Link
 	linked   bool
@@ -78,7 +79,7 @@ type told struct {
 func New(node string, announcer Announcer, neighbors Neighbors, tell func([]v1alpha1.BGPSession)) *Routing {
 	return &Routing{
 		node: node, announcer: announcer, neighbors: neighbors, tell: tell, wake: make(chan struct{}, 1),
-		table: plan.NewTable(), told: map[string]told{}, held: map[string]time.Time{},
+		table: plan.NewTable(), behind: true, told: map[string]told{}, held: map[string]time.Time{},
 	}
 }
 
@@ -88,10 +89,15 @@ func (r *Routing) SetState(s source.State) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if s.Partial || s.Peering == nil {
-		return // nothing is announced before all is known, and then all of it is new
+		r.behind = true // nothing is announced before all is known, and then all of it is new
+		return
+	}
+	if r.behind {
+		r.table, r.behind = plan.NewTable(), false
+		s.NodesChanged, s.PeeringChanged = true, true
 	}
 	changed := s.Changed
-	if !r.known || s.NodesChanged {
+	if s.NodesChanged {
 		changed = nil
 		for addr := range s.Addresses {
 			changed = append(changed, addr)
@@ -109,7 +115,7 @@ func (r *Routing) SetState(s source.State) {
 	for _, addr := range s.Gone {
 		r.table.Set(addr, plan.Announced{})
 	}
-	if !r.known || s.PeeringChanged {
+	if s.PeeringChanged {
 		r.peers = s.Peering.Of(r.node)
 	}
 	r.known = true
@@ -207,7 +213,9 @@ func (r *Routing) snapshot() ([]kube.Peer, map[string]plan.Told, []link.Link, bo
 	return r.peers, r.table.Routes(), r.links, true
 }
 
-// next is what a peer is told now, and when that changes by itself.
+// next is what a peer is told now, and when that changes by itself. A route that
+// is to be left and wasn't announced never is: a node that is excluded would take
+// traffic of each new address for a moment.
 func (t told) next(now time.Time, is plan.Told) (told, time.Duration) {
 	again := forever
 	if same(t.Stay, is.Stay) && same(t.Leave, is.Leave) && len(t.leaving) == 0 && t.routes != nil {
@@ -218,8 +226,11 @@ func (t told) next(now time.Time, is plan.Told) (told, time.Duration) {
 		n.routes = append(n.routes, bgp.Route(route))
 	}
 	for _, route := range is.Leave {
-		since, ok := t.leaving[route.Prefix]
-		if !ok {
+		since, leaves := t.leaving[route.Prefix]
+		if !leaves {
+			if _, stayed := slices.BinarySearchFunc(t.Stay, route.Prefix, comparePrefix); !stayed {
+				continue
+			}
 			since = now
 		}
 		if n.leaving == nil {
@@ -233,6 +244,8 @@ func (t told) next(now time.Time, is plan.Told) (told, time.Duration) {
 	}
 	return n, again
 }
+
+func comparePrefix(r plan.Route, p netip.Prefix) int { return r.Prefix.Compare(p) }
 
 // same tells whether two slices of routes, which never change, are one.
 func same(a, b []plan.Route) bool {

@@ -180,6 +180,67 @@ func TestNothingIsAnnouncedBeforeAllIsKnown(t *testing.T) {
 	}, peer("tor"))
 }
 
+// What is told before it is known to whom is not lost: after a start with the
+// saved state the API server may tell addresses, and which are gone, before it
+// tells peers and advertisements.
+func TestWhatIsToldBeforeThePeersCounts(t *testing.T) {
+	bubble(t, func(w *world) {
+		w.SetLinks([]link.Link{eth0})
+		w.SetState(w.state("203.0.113.1", "203.0.113.2"))
+		if d, _ := w.last(); len(d.Peers) != 1 || len(d.Peers[0].Routes) != 2 {
+			t.Fatalf("at first %+v", d)
+		}
+		unknown := w.state("203.0.113.2", "203.0.113.3")
+		unknown.Peering, unknown.PeeringChanged = nil, false
+		unknown.Gone = []netip.Addr{netip.MustParseAddr("203.0.113.1")}
+		w.SetState(unknown)
+		if d, _ := w.last(); len(d.Peers[0].Routes) != 2 {
+			t.Errorf("before the peers are known %+v", d.Peers[0].Routes)
+		}
+		known := w.state("203.0.113.2", "203.0.113.3")
+		known.Changed, known.NodesChanged = nil, false // it was told above
+		w.SetState(known)
+		d, _ := w.last()
+		want := []bgp.Route{{Prefix: netip.MustParsePrefix("203.0.113.2/32")}, {Prefix: netip.MustParsePrefix("203.0.113.3/32")}}
+		if diff := cmp.Diff(want, d.Peers[0].Routes, cmpopts.EquateComparable(netip.Prefix{})); diff != "" {
+			t.Errorf("(-want +got):\n%s", diff)
+		}
+	}, peer("tor"))
+}
+
+// A node that is excluded, or drained, must not take the traffic of each address
+// that is new while others announce it, not even for a moment.
+func TestWhatWasNeverAnnouncedIsNotLeft(t *testing.T) {
+	bubble(t, func(w *world) {
+		w.SetLinks([]link.Link{eth0})
+		w.nodes[0].Excluded = true
+		w.SetState(w.state("203.0.113.1"))
+		if d, _ := w.last(); len(d.Peers) != 1 || len(d.Peers[0].Routes) != 0 {
+			t.Errorf("at the start %+v", d)
+		}
+		w.nodes = slices.Clone(w.nodes)
+		w.nodes[0].Excluded = false
+		w.SetState(w.state("203.0.113.1"))
+		w.last()
+		w.nodes = slices.Clone(w.nodes)
+		w.nodes[0].Excluded = true
+		w.SetState(w.state("203.0.113.1", "203.0.113.2"))
+		d, _ := w.last()
+		if r := d.Peers[0].Routes; len(r) != 1 || r[0].Prefix.String() != "203.0.113.1/32" || !slices.Contains(r[0].Communities, bgp.GracefulShutdown) {
+			t.Errorf("with a new address %+v", r)
+		}
+		time.Sleep(leaveTime)
+		without := w.state("203.0.113.2")
+		without.Gone = []netip.Addr{netip.MustParseAddr("203.0.113.1")}
+		w.SetState(without)
+		w.last()
+		w.SetState(w.state("203.0.113.1", "203.0.113.2"))
+		if d, _ := w.last(); len(d.Peers[0].Routes) != 0 {
+			t.Errorf("after it came back %+v", d.Peers[0].Routes)
+		}
+	}, peer("tor"))
+}
+
 func TestAPeerIsToldWhatItsFieldsAsk(t *testing.T) {
 	bubble(t, func(w *world) {
 		w.SetLinks([]link.Link{eth0})
@@ -219,6 +280,7 @@ func TestADrainMarksBeforeItWithdraws(t *testing.T) {
 	bubble(t, func(w *world) {
 		w.SetLinks([]link.Link{eth0})
 		w.SetState(w.state("203.0.113.1"))
+		w.last()
 		w.nodes = slices.Clone(w.nodes)
 		w.nodes[0].Draining = true
 		drained := w.state("203.0.113.1")
