@@ -113,8 +113,13 @@ func TestWhatCanNotBeReadIsSaid(t *testing.T) {
 func TestEqualAdvertisingSaysTheSame(t *testing.T) {
 	one := func(r *rand.Rand) labels.Set { return labels.Set{"l": fmt.Sprint(r.IntN(2))} }
 	maybe := func(r *rand.Rand) *metav1.LabelSelector {
-		if r.IntN(2) == 0 {
+		switch r.IntN(5) {
+		case 0, 1:
 			return nil
+		case 2:
+			return &metav1.LabelSelector{}
+		case 3:
+			return &metav1.LabelSelector{MatchExpressions: []metav1.LabelSelectorRequirement{{Key: "l", Operator: "Nonsense"}}}
 		}
 		return matching("l", fmt.Sprint(r.IntN(2)))
 	}

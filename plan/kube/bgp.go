@@ -194,7 +194,7 @@ func (a *Advertising) Contradictions(ad *BGPAdvertisement) (all []plan.Contradic
 // meet tells whether two advertisements select addresses of one pool for one
 // peer of one node.
 func (a *Advertising) meet(x, y *BGPAdvertisement) bool {
-	if s, o := x.services, y.services; !s.Empty() && !o.Empty() && s.String() != o.String() {
+	if s, o := x.services, y.services; !s.Empty() && !o.Empty() && !sameSelector(s, o) {
 		return false
 	}
 	pool := false

@@ -49,7 +49,13 @@ func (s *Selection) selectsOne(services []labels.Set) bool {
 
 func (s *Selection) equal(o *Selection) bool {
 	return slices.Equal(s.pools, o.pools) && s.allPools == o.allPools && s.byLabel == o.byLabel &&
-		s.labelled.String() == o.labelled.String() && s.services.String() == o.services.String()
+		sameSelector(s.labelled, o.labelled) && sameSelector(s.services, o.services)
+}
+
+// sameSelector tells whether two select the same. The texts of one that selects
+// everything and one that selects nothing are the same.
+func sameSelector(a, b labels.Selector) bool {
+	return a.String() == b.String() && a.Empty() == b.Empty()
 }
 
 // selected returns the names whose labels are selected.
