@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 
+	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/labels"
 
 	"github.com/fairlead-lb/fairlead/api/v1alpha1"
@@ -31,11 +32,27 @@ func (s *store) setPeer(old, obj *v1alpha1.BGPPeer) bool {
 	defer s.mu.Unlock()
 	if obj == nil {
 		delete(s.peers, old.Name)
+		s.forgetBacked()
 	} else {
+		was := s.peers[obj.Name]
 		s.peers[obj.Name] = obj
+		if was != nil && maps.Equal(was.Labels, obj.Labels) && equality.Semantic.DeepEqual(was.Spec, obj.Spec) {
+			return false // its status tells of all nodes' sessions, and is written often
+		}
 	}
 	s.scopingDirty, s.peeringDirty = true, true
 	return s.bgpSynced
+}
+
+// forgetBacked has addresses looked at again if the last peer is gone: without
+// one no change of endpoints does, and one may be back before the next State.
+func (s *store) forgetBacked() {
+	if len(s.peers) > 0 {
+		return
+	}
+	for addr := range s.ips {
+		s.dirty[addr] = struct{}{}
+	}
 }
 
 func (s *store) setBGPAdvertisement(old, obj *v1alpha1.BGPAdvertisement) bool {
@@ -44,7 +61,11 @@ func (s *store) setBGPAdvertisement(old, obj *v1alpha1.BGPAdvertisement) bool {
 	if obj == nil {
 		delete(s.bgpAds, old.Name)
 	} else {
+		was := s.bgpAds[obj.Name]
 		s.bgpAds[obj.Name] = obj
+		if was != nil && equality.Semantic.DeepEqual(was.Spec, obj.Spec) {
+			return false
+		}
 	}
 	s.scopingDirty = true
 	return s.bgpSynced

@@ -101,12 +101,31 @@ func TestWhatMattersToBGPIsAChange(t *testing.T) {
 		{"the same AS", func() bool { return change(s, asn("64999"), false) }, false, 0, false, false},
 		{"a BFDProfile", func() bool { return change(s, &v1alpha1.BFDProfile{ObjectMeta: metav1.ObjectMeta{Name: "f"}}, false) }, true, 0, true, false},
 		{"a password", func() bool { return s.setPassword("x", kube.Password{Value: "x"}) }, true, 0, true, false},
+		{"what a peer's sessions are", func() bool {
+			p := bgpPeer("tor", func(s *v1alpha1.BGPPeerSpec) { s.Passive = true })
+			p.ResourceVersion = "2"
+			return change(s, p, false)
+		}, false, 0, false, false},
+		{"a peer's labels", func() bool {
+			p := bgpPeer("tor", func(s *v1alpha1.BGPPeerSpec) { s.Passive = true })
+			p.Labels = map[string]string{"rack": "1"}
+			return change(s, p, false)
+		}, true, 0, true, false},
 		{"another peer", func() bool { return change(s, bgpPeer("spine"), false) }, true, 1, true, false},
 		{"an advertisement", func() bool {
 			return change(s, &v1alpha1.BGPAdvertisement{ObjectMeta: metav1.ObjectMeta{Name: "x"}}, false)
 		}, true, 1, false, false},
+		{"an advertisement's conditions", func() bool {
+			return change(s, &v1alpha1.BGPAdvertisement{ObjectMeta: metav1.ObjectMeta{Name: "x", ResourceVersion: "2"}}, false)
+		}, false, 0, false, false},
 		{"no peer at all", func() bool { return change(s, bgpPeer("spine"), true) && change(s, bgpPeer("tor"), true) }, true, 1, true, false},
 		{"endpoints without a peer", func() bool { return change(s, endpointSlice("x", "web", readyOn("a")), false) }, false, 0, false, false},
+		{"a peer again", func() bool { return change(s, bgpPeer("tor"), false) }, true, 1, true, true},
+		{"a peer that is made anew while endpoints go", func() bool {
+			change(s, bgpPeer("tor"), true)
+			change(s, endpointSlice("x", "web", notReady), false)
+			return change(s, bgpPeer("tor"), false)
+		}, true, 1, true, false},
 	} {
 		told := tt.do()
 		st, _ := s.state()
