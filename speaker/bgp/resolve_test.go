@@ -30,10 +30,12 @@ func TestPeersThatCannotBe(t *testing.T) {
 		"is link-local":                      func(p *Peer) { p.Address = netip.MustParseAddr("fe80::1") },
 		"localASN 0":                         func(p *Peer) { p.LocalASN = 0 },
 		"localASN 23456":                     func(p *Peer) { p.LocalASN = 23456 },
-		"peerASN 4294967295":                 func(p *Peer) { p.PeerASN = 1<<32 - 1 },
+		"peerASN 23456":                      func(p *Peer) { p.PeerASN = 23456 },
 		"routerID must be":                   func(p *Peer) { p.RouterID = netip.IPv4Unspecified() },
 		"holdTime 2s":                        func(p *Peer) { p.HoldTime = 2 * time.Second },
 		"holdTime 9.5s":                      func(p *Peer) { p.HoldTime = 9500 * time.Millisecond },
+		"keepaliveTime 1s":                   func(p *Peer) { p.HoldTime, p.KeepaliveTime = 0, time.Second },
+		"keepaliveTime 0s":                   func(p *Peer) { p.KeepaliveTime = 0 },
 		"keepaliveTime 31s":                  func(p *Peer) { p.KeepaliveTime = 31 * time.Second },
 		"connectTime 0s":                     func(p *Peer) { p.ConnectTime = 0 },
 		"ebgpMultiHop is for external peers": func(p *Peer) { p.MultiHop, p.PeerType = 2, Internal },
@@ -56,6 +58,29 @@ func TestPeersThatCannotBe(t *testing.T) {
 		sessions, refusals := Resolve([]Peer{p}, Network{})
 		if len(sessions) != 0 || len(refusals) != 1 || refusals[0].Reason != InvalidPeer || !strings.Contains(refusals[0].Message, want) {
 			t.Errorf("%s: %v, %v", want, sessions, refusals)
+		}
+	}
+}
+
+// What the API server admits must not be refused here.
+func TestPeersAtTheEdge(t *testing.T) {
+	for name, edit := range map[string]func(*Peer){
+		"the greatest AS":    func(p *Peer) { p.LocalASN, p.PeerASN = 1<<32-1, 1<<32-1 },
+		"AS 65535":           func(p *Peer) { p.PeerASN = 65535 },
+		"no hold time":       func(p *Peer) { p.HoldTime, p.KeepaliveTime = 0, 0 },
+		"the shortest times": func(p *Peer) { p.HoldTime, p.KeepaliveTime, p.ConnectTime = 3*time.Second, time.Second, time.Second },
+		"the longest times": func(p *Peer) {
+			p.HoldTime, p.KeepaliveTime, p.ConnectTime = 65535*time.Second, 21845*time.Second, 65535*time.Second
+			p.RestartTime, p.LongLivedTime = 4095*time.Second, 16777215*time.Second
+		},
+		"a router on the node":     func(p *Peer) { p.Address = netip.MustParseAddr("127.0.0.1") },
+		"an IPv4 link-local one":   func(p *Peer) { p.Address = netip.MustParseAddr("169.254.1.1") },
+		"as many hops as there be": func(p *Peer) { p.MultiHop = 255 },
+	} {
+		p := valid()
+		edit(&p)
+		if sessions, refusals := Resolve([]Peer{p}, Network{}); len(sessions) != 1 || len(refusals) != 0 {
+			t.Errorf("%s: %v, %v", name, sessions, refusals)
 		}
 	}
 }

@@ -3,6 +3,7 @@
 package gobgp
 
 import (
+	"cmp"
 	"encoding/binary"
 	"fmt"
 	"net/netip"
@@ -77,7 +78,7 @@ func openMessage(s bgp.Session, restarting, preserved bool) *packet.BGPMessage {
 
 // open reads the router's OPEN message and waits until it agrees to ours.
 func (t *talk) open(confirm func()) error {
-	kind, body, err := t.read(t.session.HoldTime)
+	kind, body, err := t.read(cmp.Or(t.session.HoldTime, openTime))
 	if err != nil {
 		return err
 	}
@@ -93,11 +94,15 @@ func (t *talk) open(confirm func()) error {
 		return err
 	}
 	confirm()
-	if kind, _, err = t.read(t.holdTime); err != nil {
+	if kind, _, err = t.read(min(t.holdTime, openTime)); err != nil {
 		return err
 	}
 	return t.expect(kind, packet.BGP_MSG_KEEPALIVE, 2)
 }
+
+// openTime is for how long a session may be begun that never expires (RFC 4271,
+// section 8.2.2).
+const openTime = 4 * time.Minute
 
 // expect makes sure that a message is the one that must come.
 func (t *talk) expect(kind, want, subcode uint8) error {
@@ -182,7 +187,7 @@ func negotiate(s bgp.Session, body []byte) (negotiated, *fault) {
 		return refuse(packet.BGP_ERROR_SUB_UNACCEPTABLE_HOLD_TIME, nil, "its hold time is %s", hold)
 	case n.families == bgp.Families{}:
 		return refuse(packet.BGP_ERROR_SUB_UNSUPPORTED_CAPABILITY, nil, "it does not carry %s", s.Families)
-	case hold == 0: // nobody sends keepalives (RFC 4271, section 4.2)
+	case hold == 0 || s.HoldTime == 0: // nobody sends keepalives (RFC 4271, section 4.2)
 		n.holdTime, n.keepalive = never, never
 	case hold < n.holdTime:
 		n.holdTime, n.keepalive = hold, min(n.keepalive, hold/3)

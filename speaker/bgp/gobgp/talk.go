@@ -3,6 +3,7 @@
 package gobgp
 
 import (
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -58,7 +59,7 @@ func (t *talk) send(messages ...*packet.BGPMessage) error {
 	if t.ceased {
 		return errCeased
 	}
-	hold := t.session.HoldTime
+	hold := cmp.Or(t.session.HoldTime, never)
 	if err := t.SetWriteDeadline(time.Now().Add(hold)); err != nil {
 		return lost(err)
 	}
