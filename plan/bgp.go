@@ -12,7 +12,12 @@ type BGPPeer struct {
 	Name string
 	// Nodes that it selects.
 	Nodes map[string]struct{}
+	// NoIPv4 and NoIPv6 say that it is told no addresses of the family.
+	NoIPv4, NoIPv6 bool
 }
+
+// takes tells whether the peer is told addresses of the family.
+func (p *BGPPeer) takes(is6 bool) bool { return is6 && !p.NoIPv6 || !is6 && !p.NoIPv4 }
 
 // BGPAdvertisement is a BGPAdvertisement with its selectors resolved to names.
 // Nobody changes one.
@@ -63,8 +68,16 @@ type BGPScope struct {
 	// BGPAdvertisement.
 	OnlyL2 bool
 
-	selected map[string]struct{} // nodes
-	nodes    map[string]offers
+	selected      map[string]struct{} // nodes
+	nodes, nodes6 map[string]offers   // for IPv4 and IPv6
+}
+
+// of is what a node announces an address by.
+func (s *BGPScope) of(node string, is6 bool) offers {
+	if is6 {
+		return s.nodes6[node]
+	}
+	return s.nodes[node]
 }
 
 // offers are what a node announces an address by.
@@ -82,7 +95,7 @@ type offer struct {
 
 // NewBGPScope returns the union of advertisements.
 func NewBGPScope(peers []BGPPeer, advertisements ...*BGPAdvertisement) *BGPScope {
-	s := &BGPScope{selected: map[string]struct{}{}, nodes: map[string]offers{}}
+	s := &BGPScope{selected: map[string]struct{}{}, nodes: map[string]offers{}, nodes6: map[string]offers{}}
 	for _, ad := range advertisements {
 		s.Advertisements = append(s.Advertisements, ad.Name)
 		for node := range ad.Nodes {
@@ -97,7 +110,7 @@ func NewBGPScope(peers []BGPPeer, advertisements ...*BGPAdvertisement) *BGPScope
 // NewBGPEverywhere returns the scope of addresses whose pool no advertisement
 // selects.
 func NewBGPEverywhere(peers []BGPPeer) *BGPScope {
-	s := &BGPScope{Everywhere: true, nodes: map[string]offers{}}
+	s := &BGPScope{Everywhere: true, nodes: map[string]offers{}, nodes6: map[string]offers{}}
 	every := &BGPAdvertisement{Peers: map[string]struct{}{}, RequireEndpoints: true}
 	nodes := map[string]struct{}{}
 	for _, p := range peers {
@@ -113,10 +126,16 @@ func NewBGPEverywhere(peers []BGPPeer) *BGPScope {
 }
 
 func (s *BGPScope) offer(node string, ad *BGPAdvertisement, peers []BGPPeer) {
+	offerTo(s.nodes, false, node, ad, peers)
+	offerTo(s.nodes6, true, node, ad, peers)
+}
+
+func offerTo(nodes map[string]offers, is6 bool, node string, ad *BGPAdvertisement, peers []BGPPeer) {
 	o := offer{ad: ad}
-	for _, p := range peers {
+	for i := range peers {
+		p := &peers[i]
 		_, told := ad.Peers[p.Name]
-		if _, has := p.Nodes[node]; has && told {
+		if _, has := p.Nodes[node]; has && told && p.takes(is6) {
 			o.peers = append(o.peers, p.Name)
 		}
 	}
@@ -124,12 +143,12 @@ func (s *BGPScope) offer(node string, ad *BGPAdvertisement, peers []BGPPeer) {
 		return
 	}
 	slices.Sort(o.peers)
-	by := s.nodes[node]
+	by := nodes[node]
 	by.all = append(by.all, o)
 	if !ad.RequireEndpoints {
 		by.bare = append(by.bare, o)
 	}
-	s.nodes[node] = by
+	nodes[node] = by
 }
 
 // Announced is what a node announces of an address by BGP.
@@ -163,6 +182,9 @@ const (
 	// NoPeerSelected: no advertisement that selects the address and the node
 	// selects a peer that the node has.
 	NoPeerSelected Reason = "NoPeerSelected"
+	// NoPeerOfFamily: the peers of the node that there are for it are told no
+	// addresses of its family.
+	NoPeerOfFamily Reason = "NoPeerOfFamily"
 	// NodeDraining: the node is being drained, and others announce the address.
 	NodeDraining Reason = "NodeDraining"
 	// NodeExcluded: the node is labelled
@@ -223,7 +245,7 @@ func announcedBy(a *Address, s *serverSet, backed bool, n *Node) (Announced, Rea
 	if r := selectedBy(a, n); r != "" {
 		return Announced{}, r
 	}
-	by := a.BGP.nodes[n.Name]
+	by := a.BGP.of(n.Name, a.Addr.Is6())
 	out := Announced{offers: by.all}
 	if !backed {
 		if out.offers = by.bare; out.offers == nil {
@@ -245,8 +267,10 @@ func selectedBy(a *Address, n *Node) Reason {
 		return NodeNotAlive
 	case a.BGP == nil:
 		return NoPeer
-	case len(a.BGP.nodes[n.Name].all) > 0:
+	case len(a.BGP.of(n.Name, a.Addr.Is6()).all) > 0:
 		return ""
+	case len(a.BGP.of(n.Name, a.Addr.Is4()).all) > 0:
+		return NoPeerOfFamily
 	case a.BGP.Everywhere:
 		return NoPeer
 	case len(a.BGP.Advertisements) == 0:
@@ -300,6 +324,8 @@ func Unannounced(a *Address, nodes []Node) (Reason, string) {
 		return nearest, "no node with a BGPPeer is selected by " + bgpAdvertisements(a)
 	case NoPeerSelected:
 		return nearest, "no node has a BGPPeer that is selected by " + bgpAdvertisements(a)
+	case NoPeerOfFamily:
+		return nearest, "no BGPPeer that " + a.Addr.String() + " goes to has its family among spec.families"
 	case NoLocalEndpoint:
 		return nearest, "externalTrafficPolicy is Local and no node that could announce " + a.Addr.String() + " by BGP has a ready endpoint of " + services(a)
 	}
@@ -308,13 +334,17 @@ func Unannounced(a *Address, nodes []Node) (Reason, string) {
 
 // bgpNearness orders the reasons of announcedBy: whoever fails a later one comes
 // nearer to announcing.
-var bgpNearness = []Reason{NodeNotAlive, NoPeer, NodeNotSelected, NoPeerSelected, NoEndpoints, NoLocalEndpoint, NotAdvertised, NotBound}
+var bgpNearness = []Reason{NodeNotAlive, NoPeer, NodeNotSelected, NoPeerSelected, NoPeerOfFamily, NoEndpoints, NoLocalEndpoint, NotAdvertised, NotBound}
 
-// standing ranks nodes that announce at the same time: the less the better.
+// standing ranks nodes that announce at the same time: the less the better. One
+// that is not Ready may be dead, which is worse than to lack a pod network.
 func (n *Node) standing() int {
-	d := n.demerits() &^ (isCordoned | isMute)
+	d := n.leaving()
 	if n.NetworkUnavailable {
-		d |= isMute << 1
+		d |= isNotReady
+	}
+	if !n.Ready {
+		d |= isNotReady << 1
 	}
 	return d
 }
@@ -336,6 +366,8 @@ func ExplainBGP(r Reason, a *Address, n *Node) string {
 		return "no BGPPeer selects node " + node
 	case NoPeerSelected:
 		return "no peer of node " + node + " is selected by " + bgpAdvertisements(a)
+	case NoPeerOfFamily:
+		return "no peer of node " + node + " that " + addr + " goes to has its family among spec.families"
 	case NetworkUnavailable:
 		return "node " + node + " has condition NetworkUnavailable, and other nodes announce " + addr
 	case NodeDraining:

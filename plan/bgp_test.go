@@ -33,7 +33,7 @@ var (
 	gone      = func(n *Node) { n.Alive = false }
 	onA, onB  = Endpoint{Node: "a", Ready: true, Serving: true}, Endpoint{Node: "b", Ready: true, Serving: true}
 	endsOnA   = Endpoint{Node: "a", Serving: true, Terminating: true}
-	twoPeers  = []BGPPeer{{"p1", set("a", "b")}, {"p2", set("a", "b")}, {"p3", set("b")}}
+	twoPeers  = []BGPPeer{{Name: "p1", Nodes: set("a", "b")}, {Name: "p2", Nodes: set("a", "b")}, {Name: "p3", Nodes: set("b")}}
 	localTo   = func(e ...Endpoint) Service {
 		return Service{Namespace: "default", Name: "web", Local: true, Endpoints: e}
 	}
@@ -54,6 +54,7 @@ func aggregated(ad *BGPAdvertisement) { ad.Length4, ad.Length6 = 24, 64 }
 
 func TestBGP(t *testing.T) {
 	everywhere, plain := NewBGPEverywhere(twoPeers), NewBGPScope(twoPeers, advertising("x"))
+	ofFamilies := NewBGPEverywhere([]BGPPeer{{Name: "p1", Nodes: set("a"), NoIPv6: true}, {Name: "p2", Nodes: set("a", "b"), NoIPv4: true}})
 	a, b := bgpNode("a"), bgpNode("b")
 	for name, tt := range map[string]struct {
 		scope    *BGPScope
@@ -65,43 +66,46 @@ func TestBGP(t *testing.T) {
 		leaving  bool
 		message  string
 	}{
-		"an address goes to every peer of the node":             {everywhere, []Service{clusterWide(true)}, a, nil, "p1 p2", "", false, "node a announces"},
-		"and of another node":                                   {everywhere, []Service{clusterWide(true)}, b, nil, "p1 p2 p3", "", false, ""},
-		"an advertisement says to which":                        {plain, []Service{clusterWide(true)}, b, nil, "p1 p2", "", false, ""},
-		"nobody holds it":                                       {everywhere, nil, a, nil, "", NotBound, false, "no Service holds"},
-		"the node is gone":                                      {everywhere, []Service{clusterWide(true)}, bgpNode("a", gone), nil, "", NodeNotAlive, false, "no node a"},
-		"there is no peer":                                      {nil, []Service{clusterWide(true)}, a, nil, "", NoPeer, false, "no BGPPeer selects node a"},
-		"no peer selects the node":                              {NewBGPEverywhere([]BGPPeer{{"p3", set("b")}}), []Service{clusterWide(true)}, a, nil, "", NoPeer, false, "no BGPPeer selects node a"},
-		"no advertisement selects its Services":                 {NewBGPScope(twoPeers), []Service{clusterWide(true)}, a, nil, "", NotAdvertised, false, "none of them a Service"},
-		"only layer 2 advertises it":                            {&BGPScope{OnlyL2: true}, []Service{clusterWide(true)}, a, nil, "", NotAdvertised, false, "only L2Advertisements"},
-		"the advertisements select other nodes":                 {NewBGPScope(twoPeers, advertising("x", func(ad *BGPAdvertisement) { ad.Nodes = set("b") })), []Service{clusterWide(true)}, a, nil, "", NodeNotSelected, false, "not selected by BGPAdvertisement x"},
-		"the advertisements select other peers":                 {NewBGPScope(twoPeers, advertising("x", func(ad *BGPAdvertisement) { ad.Peers = set("p3") }), advertising("y", func(ad *BGPAdvertisement) { ad.Peers = nil })), []Service{clusterWide(true)}, a, nil, "", NoPeerSelected, false, "BGPAdvertisements x, y"},
-		"no endpoint anywhere":                                  {everywhere, []Service{clusterWide(false)}, a, nil, "", NoEndpoints, false, "no endpoint of default/web takes traffic"},
-		"one of two Services has endpoints":                     {everywhere, []Service{clusterWide(false), clusterWide(true)}, a, nil, "p1 p2", "", false, ""},
-		"none is required":                                      {NewBGPScope(twoPeers, advertising("x", bare)), []Service{clusterWide(false)}, a, nil, "p1 p2", "", false, ""},
-		"one of two advertisements requires none":               {NewBGPScope(twoPeers, advertising("x"), advertising("y", bare, func(ad *BGPAdvertisement) { ad.Peers = set("p2") })), []Service{clusterWide(false)}, a, nil, "p2", "", false, ""},
-		"Local and an endpoint here":                            {everywhere, []Service{localTo(onA)}, a, nil, "p1 p2", "", false, ""},
-		"Local and an endpoint elsewhere":                       {everywhere, []Service{localTo(onB)}, a, nil, "", NoLocalEndpoint, false, "node a has no ready endpoint of default/web"},
-		"Local and an endpoint of no node":                      {everywhere, []Service{localTo(Endpoint{Ready: true})}, a, nil, "p1 p2", "", false, ""},
-		"Local and only an endpoint that ends":                  {everywhere, []Service{localTo(endsOnA)}, a, nil, "p1 p2", "", false, ""},
-		"Local and an endpoint that ends where another is":      {everywhere, []Service{localTo(endsOnA, onB)}, a, nil, "", NoLocalEndpoint, false, ""},
-		"Local and none at all":                                 {everywhere, []Service{localTo()}, a, nil, "", NoEndpoints, false, ""},
-		"Local, none at all, and none is required":              {NewBGPScope(twoPeers, advertising("x", bare)), []Service{localTo()}, a, nil, "p1 p2", "", false, ""},
-		"Local and none is required, but there is one":          {NewBGPScope(twoPeers, advertising("x", bare)), []Service{localTo(onB)}, a, nil, "", NoLocalEndpoint, false, ""},
-		"Local is not aggregated":                               {NewBGPScope(twoPeers, advertising("x", aggregated)), []Service{localTo(onA)}, a, nil, "p1 p2", NotAggregated, false, "by itself"},
-		"nor an address that a Local one shares":                {NewBGPScope(twoPeers, advertising("x", aggregated)), []Service{localTo(onA), clusterWide(true)}, a, nil, "p1 p2", NotAggregated, false, ""},
-		"a node that is drained leaves":                         {everywhere, []Service{clusterWide(true)}, bgpNode("a", draining), []Node{b}, "p1 p2", NodeDraining, true, "other nodes announce 192.0.2.1"},
-		"an excluded one leaves":                                {everywhere, []Service{clusterWide(true)}, bgpNode("a", excluded), []Node{b}, "p1 p2", NodeExcluded, true, "excluded"},
-		"one without a network leaves at once":                  {everywhere, []Service{clusterWide(true)}, bgpNode("a", noNetwork), []Node{b}, "", NetworkUnavailable, false, "NetworkUnavailable"},
-		"it stays if it is the only one":                        {everywhere, []Service{clusterWide(true)}, bgpNode("a", draining, excluded, noNetwork), nil, "p1 p2", "", false, ""},
-		"it stays if the others leave, too":                     {everywhere, []Service{clusterWide(true)}, bgpNode("a", excluded), []Node{bgpNode("b", excluded)}, "p1 p2", "", false, ""},
-		"an excluded one stays rather than one that is drained": {everywhere, []Service{clusterWide(true)}, bgpNode("a", excluded), []Node{bgpNode("b", draining)}, "p1 p2", "", false, ""},
-		"it stays if the others are not Ready":                  {everywhere, []Service{clusterWide(true)}, bgpNode("a", draining), []Node{bgpNode("b", notReady)}, "p1 p2", "", false, ""},
-		"it stays if the others have no speaker":                {everywhere, []Service{clusterWide(true)}, bgpNode("a", draining), []Node{bgpNode("b", noSpeaker)}, "p1 p2", "", false, ""},
-		"it stays if the others have no peer":                   {everywhere, []Service{clusterWide(true)}, bgpNode("a", draining), []Node{bgpNode("c")}, "p1 p2", "", false, ""},
-		"it stays if the others have no endpoint":               {everywhere, []Service{localTo(onA)}, bgpNode("a", draining), []Node{b}, "p1 p2", "", false, ""},
-		"a node that is only not Ready goes on":                 {everywhere, []Service{clusterWide(true)}, bgpNode("a", notReady), []Node{b}, "p1 p2", "", false, ""},
-		"a cordoned node goes on":                               {everywhere, []Service{clusterWide(true)}, bgpNode("a", func(n *Node) { n.Cordoned = true }), []Node{b}, "p1 p2", "", false, ""},
+		"an address goes to every peer of the node":                        {everywhere, []Service{clusterWide(true)}, a, nil, "p1 p2", "", false, "node a announces"},
+		"and of another node":                                              {everywhere, []Service{clusterWide(true)}, b, nil, "p1 p2 p3", "", false, ""},
+		"an advertisement says to which":                                   {plain, []Service{clusterWide(true)}, b, nil, "p1 p2", "", false, ""},
+		"nobody holds it":                                                  {everywhere, nil, a, nil, "", NotBound, false, "no Service holds"},
+		"the node is gone":                                                 {everywhere, []Service{clusterWide(true)}, bgpNode("a", gone), nil, "", NodeNotAlive, false, "no node a"},
+		"there is no peer":                                                 {nil, []Service{clusterWide(true)}, a, nil, "", NoPeer, false, "no BGPPeer selects node a"},
+		"no peer selects the node":                                         {NewBGPEverywhere([]BGPPeer{{Name: "p3", Nodes: set("b")}}), []Service{clusterWide(true)}, a, nil, "", NoPeer, false, "no BGPPeer selects node a"},
+		"no advertisement selects its Services":                            {NewBGPScope(twoPeers), []Service{clusterWide(true)}, a, nil, "", NotAdvertised, false, "none of them a Service"},
+		"only layer 2 advertises it":                                       {&BGPScope{OnlyL2: true}, []Service{clusterWide(true)}, a, nil, "", NotAdvertised, false, "only L2Advertisements"},
+		"the advertisements select other nodes":                            {NewBGPScope(twoPeers, advertising("x", func(ad *BGPAdvertisement) { ad.Nodes = set("b") })), []Service{clusterWide(true)}, a, nil, "", NodeNotSelected, false, "not selected by BGPAdvertisement x"},
+		"the advertisements select other peers":                            {NewBGPScope(twoPeers, advertising("x", func(ad *BGPAdvertisement) { ad.Peers = set("p3") }), advertising("y", func(ad *BGPAdvertisement) { ad.Peers = nil })), []Service{clusterWide(true)}, a, nil, "", NoPeerSelected, false, "BGPAdvertisements x, y"},
+		"no endpoint anywhere":                                             {everywhere, []Service{clusterWide(false)}, a, nil, "", NoEndpoints, false, "no endpoint of default/web takes traffic"},
+		"one of two Services has endpoints":                                {everywhere, []Service{clusterWide(false), clusterWide(true)}, a, nil, "p1 p2", "", false, ""},
+		"none is required":                                                 {NewBGPScope(twoPeers, advertising("x", bare)), []Service{clusterWide(false)}, a, nil, "p1 p2", "", false, ""},
+		"one of two advertisements requires none":                          {NewBGPScope(twoPeers, advertising("x"), advertising("y", bare, func(ad *BGPAdvertisement) { ad.Peers = set("p2") })), []Service{clusterWide(false)}, a, nil, "p2", "", false, ""},
+		"Local and an endpoint here":                                       {everywhere, []Service{localTo(onA)}, a, nil, "p1 p2", "", false, ""},
+		"Local and an endpoint elsewhere":                                  {everywhere, []Service{localTo(onB)}, a, nil, "", NoLocalEndpoint, false, "node a has no ready endpoint of default/web"},
+		"Local and an endpoint of no node":                                 {everywhere, []Service{localTo(Endpoint{Ready: true})}, a, nil, "p1 p2", "", false, ""},
+		"Local and only an endpoint that ends":                             {everywhere, []Service{localTo(endsOnA)}, a, nil, "p1 p2", "", false, ""},
+		"Local and an endpoint that ends where another is":                 {everywhere, []Service{localTo(endsOnA, onB)}, a, nil, "", NoLocalEndpoint, false, ""},
+		"Local and none at all":                                            {everywhere, []Service{localTo()}, a, nil, "", NoEndpoints, false, ""},
+		"Local, none at all, and none is required":                         {NewBGPScope(twoPeers, advertising("x", bare)), []Service{localTo()}, a, nil, "p1 p2", "", false, ""},
+		"Local and none is required, but there is one":                     {NewBGPScope(twoPeers, advertising("x", bare)), []Service{localTo(onB)}, a, nil, "", NoLocalEndpoint, false, ""},
+		"Local is not aggregated":                                          {NewBGPScope(twoPeers, advertising("x", aggregated)), []Service{localTo(onA)}, a, nil, "p1 p2", NotAggregated, false, "by itself"},
+		"nor an address that a Local one shares":                           {NewBGPScope(twoPeers, advertising("x", aggregated)), []Service{localTo(onA), clusterWide(true)}, a, nil, "p1 p2", NotAggregated, false, ""},
+		"a node that is drained leaves":                                    {everywhere, []Service{clusterWide(true)}, bgpNode("a", draining), []Node{b}, "p1 p2", NodeDraining, true, "other nodes announce 192.0.2.1"},
+		"an excluded one leaves":                                           {everywhere, []Service{clusterWide(true)}, bgpNode("a", excluded), []Node{b}, "p1 p2", NodeExcluded, true, "excluded"},
+		"one without a network leaves at once":                             {everywhere, []Service{clusterWide(true)}, bgpNode("a", noNetwork), []Node{b}, "", NetworkUnavailable, false, "NetworkUnavailable"},
+		"it stays if it is the only one":                                   {everywhere, []Service{clusterWide(true)}, bgpNode("a", draining, excluded, noNetwork), nil, "p1 p2", "", false, ""},
+		"it stays if the others leave, too":                                {everywhere, []Service{clusterWide(true)}, bgpNode("a", excluded), []Node{bgpNode("b", excluded)}, "p1 p2", "", false, ""},
+		"an excluded one stays rather than one that is drained":            {everywhere, []Service{clusterWide(true)}, bgpNode("a", excluded), []Node{bgpNode("b", draining)}, "p1 p2", "", false, ""},
+		"it stays if the others are not Ready":                             {everywhere, []Service{clusterWide(true)}, bgpNode("a", draining), []Node{bgpNode("b", notReady)}, "p1 p2", "", false, ""},
+		"it stays if the others have no speaker":                           {everywhere, []Service{clusterWide(true)}, bgpNode("a", draining), []Node{bgpNode("b", noSpeaker)}, "p1 p2", "", false, ""},
+		"it stays if the others have no peer":                              {everywhere, []Service{clusterWide(true)}, bgpNode("a", draining), []Node{bgpNode("c")}, "p1 p2", "", false, ""},
+		"it stays if the peers of others are of the other family":          {ofFamilies, []Service{clusterWide(true)}, bgpNode("a", draining), []Node{b}, "p1", "", false, ""},
+		"a peer of the other family":                                       {ofFamilies, []Service{clusterWide(true)}, b, nil, "", NoPeerOfFamily, false, "no peer of node b that 192.0.2.1 goes to"},
+		"a node without a network stays rather than one that is not Ready": {everywhere, []Service{clusterWide(true)}, bgpNode("a", noNetwork), []Node{bgpNode("b", notReady)}, "p1 p2", "", false, ""},
+		"it stays if the others have no endpoint":                          {everywhere, []Service{localTo(onA)}, bgpNode("a", draining), []Node{b}, "p1 p2", "", false, ""},
+		"a node that is only not Ready goes on":                            {everywhere, []Service{clusterWide(true)}, bgpNode("a", notReady), []Node{b}, "p1 p2", "", false, ""},
+		"a cordoned node goes on":                                          {everywhere, []Service{clusterWide(true)}, bgpNode("a", func(n *Node) { n.Cordoned = true }), []Node{b}, "p1 p2", "", false, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			addr := Address{Addr: netip.MustParseAddr("192.0.2.1"), BGP: tt.scope, Services: tt.services}
@@ -133,7 +137,7 @@ func randomBGP(r *rand.Rand) ([]Address, []Node, []BGPPeer) {
 		nodes = append(nodes, Node{Name: n, Alive: r.IntN(9) > 0, LinksKnown: r.IntN(9) > 0, Ready: r.IntN(5) > 0,
 			Draining: r.IntN(4) == 0, Excluded: r.IntN(4) == 0, NetworkUnavailable: r.IntN(6) == 0})
 	}
-	peers := []BGPPeer{{"p1", some()}, {"p2", some()}}
+	peers := []BGPPeer{{Name: "p1", Nodes: some(), NoIPv6: r.IntN(3) == 0}, {Name: "p2", Nodes: some(), NoIPv4: r.IntN(3) == 0}}
 	var ads []*BGPAdvertisement
 	for i := range 4 {
 		ad := advertising(fmt.Sprint(i), func(ad *BGPAdvertisement) {
@@ -151,6 +155,9 @@ func randomBGP(r *rand.Rand) ([]Address, []Node, []BGPPeer) {
 	var all []Address
 	for i := range 12 {
 		a := Address{Addr: netip.AddrFrom4([4]byte{192, 0, 2, byte(i)}), BGP: everywhere}
+		if i%3 == 0 {
+			a.Addr = netip.AddrFrom16([16]byte{0x20, 1, 13: 1, 15: byte(i)})
+		}
 		if r.IntN(4) > 0 {
 			var of []*BGPAdvertisement
 			for _, ad := range ads {

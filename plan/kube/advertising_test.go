@@ -134,7 +134,9 @@ func TestEqualAdvertisingSaysTheSame(t *testing.T) {
 		}
 		o := Objects{L2: ads, Nodes: nodes, Pools: pools}
 		for i := range r.IntN(2) {
-			o.Peers = append(o.Peers, peer(fmt.Sprint(i), one(r), v1alpha1.BGPPeerSpec{NodeSelector: maybe(r)}))
+			o.Peers = append(o.Peers, peer(fmt.Sprint(i), one(r), v1alpha1.BGPPeerSpec{
+				NodeSelector: maybe(r), Families: [][]v1alpha1.BGPFamily{nil, {"ipv4"}, {"ipv4", "ipv6"}}[r.IntN(3)],
+			}))
 		}
 		for i := range r.IntN(2) {
 			pref := r.Int64N(2)

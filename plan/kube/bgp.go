@@ -40,13 +40,21 @@ func (a *Advertising) readBGP(o Objects) {
 	peerLabels := make(map[string]labels.Set, len(o.Peers))
 	for _, p := range o.Peers {
 		peerLabels[p.Name] = p.Labels
-		a.peers = append(a.peers, plan.BGPPeer{Name: p.Name, Nodes: selected(peerNodes(p), o.Nodes)})
+		a.peers = append(a.peers, plan.BGPPeer{
+			Name: p.Name, Nodes: selected(peerNodes(p), o.Nodes),
+			NoIPv4: !hasFamily(p, v1alpha1.BGPFamilyIPv4), NoIPv6: !hasFamily(p, v1alpha1.BGPFamilyIPv6),
+		})
 	}
 	slices.SortFunc(a.peers, func(a, b plan.BGPPeer) int { return cmp.Compare(a.Name, b.Name) })
 	for _, ad := range o.BGP {
 		a.bgp = append(a.bgp, readBGPAdvertisement(ad, o.Nodes, peerLabels))
 	}
 	slices.SortFunc(a.bgp, func(a, b BGPAdvertisement) int { return cmp.Compare(a.Name, b.Name) })
+}
+
+// hasFamily tells whether a peer is told addresses of the family.
+func hasFamily(p *v1alpha1.BGPPeer, f v1alpha1.BGPFamily) bool {
+	return len(p.Spec.Families) == 0 || slices.Contains(p.Spec.Families, f)
 }
 
 // peerNodes returns what selects the nodes of a peer. A selector that can't be
@@ -152,7 +160,9 @@ func parseCommunity(c v1alpha1.Community) (standard uint32, large *[3]uint32, er
 
 // equalBGP tells whether two say the same of BGP.
 func (a *Advertising) equalBGP(b *Advertising) bool {
-	return slices.EqualFunc(a.peers, b.peers, func(x, y plan.BGPPeer) bool { return x.Name == y.Name && maps.Equal(x.Nodes, y.Nodes) }) &&
+	return slices.EqualFunc(a.peers, b.peers, func(x, y plan.BGPPeer) bool {
+		return x.Name == y.Name && x.NoIPv4 == y.NoIPv4 && x.NoIPv6 == y.NoIPv6 && maps.Equal(x.Nodes, y.Nodes)
+	}) &&
 		slices.EqualFunc(a.bgp, b.bgp, func(x, y BGPAdvertisement) bool {
 			return x.Name == y.Name && maps.Equal(x.Nodes, y.Nodes) && maps.Equal(x.Peers, y.Peers) &&
 				slices.Equal(x.Communities, y.Communities) && slices.Equal(x.Large, y.Large) &&

@@ -159,8 +159,8 @@ func (p *Peering) read(obj *v1alpha1.BGPPeer, node NodeBGP) Peer {
 		TTLSecurityHops: uint8(value(spec.TTLSecurityHops, 0)),
 		GracefulRestart: true,
 		RestartTime:     30 * time.Second,
-		IPv4:            len(spec.Families) == 0 || slices.Contains(spec.Families, v1alpha1.BGPFamilyIPv4),
-		IPv6:            len(spec.Families) == 0 || slices.Contains(spec.Families, v1alpha1.BGPFamilyIPv6),
+		IPv4:            hasFamily(obj, v1alpha1.BGPFamilyIPv4),
+		IPv6:            hasFamily(obj, v1alpha1.BGPFamilyIPv6),
 	}
 	// The API server admits no other text than addresses and nothing.
 	peer.Address, _ = netip.ParseAddr(spec.PeerAddress)
