@@ -229,9 +229,9 @@ func (p Peer) problem() string {
 		return fmt.Sprintf("peerASN %d is not an ASN to use", p.PeerASN)
 	case !p.RouterID.Is4() || p.RouterID.IsUnspecified():
 		return "routerID must be an IPv4 address other than 0.0.0.0"
-	case p.HoldTime != 0 && !seconds(p.HoldTime, 3, 65535):
-		return fmt.Sprintf("holdTime %s must be 0 s, or whole seconds from 3 s on", p.HoldTime)
-	case 3*p.KeepaliveTime > p.HoldTime || p.HoldTime != 0 && !seconds(p.KeepaliveTime, 1, 21845):
+	case !seconds(p.HoldTime, 3, 65535):
+		return fmt.Sprintf("holdTime %s must be whole seconds, from 3 s on", p.HoldTime)
+	case 3*p.KeepaliveTime > p.HoldTime || !seconds(p.KeepaliveTime, 1, 21845):
 		return fmt.Sprintf("keepaliveTime %s must be whole seconds and at most a third of holdTime %s", p.KeepaliveTime, p.HoldTime)
 	case !seconds(p.ConnectTime, 1, 65535):
 		return fmt.Sprintf("connectTime %s must be whole seconds, from 1 s on", p.ConnectTime)

@@ -34,7 +34,6 @@ func TestPeersThatCannotBe(t *testing.T) {
 		"routerID must be":                   func(p *Peer) { p.RouterID = netip.IPv4Unspecified() },
 		"holdTime 2s":                        func(p *Peer) { p.HoldTime = 2 * time.Second },
 		"holdTime 9.5s":                      func(p *Peer) { p.HoldTime = 9500 * time.Millisecond },
-		"keepaliveTime 1s":                   func(p *Peer) { p.HoldTime, p.KeepaliveTime = 0, time.Second },
 		"keepaliveTime 0s":                   func(p *Peer) { p.KeepaliveTime = 0 },
 		"keepaliveTime 31s":                  func(p *Peer) { p.KeepaliveTime = 31 * time.Second },
 		"connectTime 0s":                     func(p *Peer) { p.ConnectTime = 0 },
@@ -67,7 +66,6 @@ func TestPeersAtTheEdge(t *testing.T) {
 	for name, edit := range map[string]func(*Peer){
 		"the greatest AS":    func(p *Peer) { p.LocalASN, p.PeerASN = 1<<32-1, 1<<32-1 },
 		"AS 65535":           func(p *Peer) { p.PeerASN = 65535 },
-		"no hold time":       func(p *Peer) { p.HoldTime, p.KeepaliveTime = 0, 0 },
 		"the shortest times": func(p *Peer) { p.HoldTime, p.KeepaliveTime, p.ConnectTime = 3*time.Second, time.Second, time.Second },
 		"the longest times": func(p *Peer) {
 			p.HoldTime, p.KeepaliveTime, p.ConnectTime = 65535*time.Second, 21845*time.Second, 65535*time.Second

@@ -3,7 +3,6 @@
 package gobgp
 
 import (
-	"cmp"
 	"encoding/binary"
 	"fmt"
 	"net/netip"
@@ -78,7 +77,7 @@ func openMessage(s bgp.Session, restarting, preserved bool) *packet.BGPMessage {
 
 // open reads the router's OPEN message and waits until it agrees to ours.
 func (t *talk) open(confirm func()) error {
-	kind, body, err := t.read(cmp.Or(t.session.HoldTime, openTime))
+	kind, body, err := t.read(t.session.HoldTime)
 	if err != nil {
 		return err
 	}
@@ -100,8 +99,8 @@ func (t *talk) open(confirm func()) error {
 	return t.expect(kind, packet.BGP_MSG_KEEPALIVE, 2)
 }
 
-// openTime is for how long a session may be begun that never expires (RFC 4271,
-// section 8.2.2).
+// openTime is for how long a session may be begun that never expires, because the
+// router wants it so (RFC 4271, section 8.2.2).
 const openTime = 4 * time.Minute
 
 // expect makes sure that a message is the one that must come.
@@ -187,7 +186,7 @@ func negotiate(s bgp.Session, body []byte) (negotiated, *fault) {
 		return refuse(packet.BGP_ERROR_SUB_UNACCEPTABLE_HOLD_TIME, nil, "its hold time is %s", hold)
 	case n.families == bgp.Families{}:
 		return refuse(packet.BGP_ERROR_SUB_UNSUPPORTED_CAPABILITY, nil, "it does not carry %s", s.Families)
-	case hold == 0 || s.HoldTime == 0: // nobody sends keepalives (RFC 4271, section 4.2)
+	case hold == 0: // nobody sends keepalives (RFC 4271, section 4.2)
 		n.holdTime, n.keepalive = never, never
 	case hold < n.holdTime:
 		n.holdTime, n.keepalive = hold, min(n.keepalive, hold/3)

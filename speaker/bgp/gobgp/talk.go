@@ -3,7 +3,6 @@
 package gobgp
 
 import (
-	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -59,7 +58,7 @@ func (t *talk) send(messages ...*packet.BGPMessage) error {
 	if t.ceased {
 		return errCeased
 	}
-	hold := cmp.Or(t.session.HoldTime, never)
+	hold := t.session.HoldTime
 	if err := t.SetWriteDeadline(time.Now().Add(hold)); err != nil {
 		return lost(err)
 	}

@@ -106,27 +106,6 @@ func TestOpenSaysWhetherForwardingWasPreserved(t *testing.T) {
 	}
 }
 
-func TestASessionThatNeverExpires(t *testing.T) {
-	t.Parallel()
-	w := newWire(t)
-	p := w.peer("tor", 65001)
-	p.HoldTime, p.KeepaliveTime = 0, 0
-	a := newAnnouncer(t, false)
-	a.Set(desired(bgp.PeerRoutes{Peer: p, Routes: routes(3)}))
-	c := w.accept()
-	if o := establish(t, c, 65000, helper()); o.HoldTime != 0 {
-		t.Errorf("its hold time is %d", o.HoldTime)
-	}
-	if got := told(t, c); len(got) != 3 {
-		t.Errorf("table %v", got)
-	}
-	established(t, a, "tor")
-	quietly(t, c)
-	a.Set(desired(bgp.PeerRoutes{Peer: p, Routes: routes(4)}))
-	next[*packet.BGPUpdate](t, c)
-	established(t, a, "tor")
-}
-
 func TestFailuresInWords(t *testing.T) {
 	t.Parallel()
 	shutdown := packet.NewBGPNotificationMessage(6, 2, append([]byte{11}, "maintenance"...))
