@@ -22,7 +22,13 @@ func (c *conn) transmit(ctx context.Context, t *talk, refresh <-chan bgp.Familie
 	push := func(only bgp.Families, what func() (bgp.Session, []change)) error {
 		s, changes := what()
 		for i := range changes {
-			changes[i].gone = changes[i].gone || !t.takes(s, changes[i].prefix)
+			ch := changes[i]
+			if !ch.fits() {
+				t.observer.Failed(fmt.Sprintf("the route %s isn't announced: it has more communities than a message has room for", ch.prefix))
+			}
+			if !ch.fits() || !t.takes(s, ch.prefix) {
+				changes[i] = change{prefix: ch.prefix, gone: true}
+			}
 		}
 		changes = slices.DeleteFunc(changes, func(ch change) bool {
 			return !only.Of(ch.prefix) || ch.gone && !sent[ch.prefix]
@@ -120,7 +126,7 @@ func (t *talk) updates(s bgp.Session, changes []change) []*packet.BGPMessage {
 	}
 	var out []*packet.BGPMessage
 	for _, g := range groups {
-		for part := range slices.Chunk(g.prefixes, g.first.perMessage()) {
+		for part := range slices.Chunk(g.prefixes, g.first.room()) {
 			if g.first.gone {
 				out = append(out, t.withdrawal(s, g.first.prefix, part))
 			} else {
@@ -131,17 +137,19 @@ func (t *talk) updates(s bgp.Session, changes []change) []*packet.BGPMessage {
 	return out
 }
 
-// perMessage is how many prefixes fit into a message beside the attributes.
-func (ch change) perMessage() int {
+// room is how many prefixes fit into a message beside the attributes.
+func (ch change) room() int {
 	const fixed = 200 // the header, and attributes that are always there
 	length := 5
 	if ch.prefix.Addr().Is6() {
 		length = 17
 	}
 	r := ch.route
-	room := packet.BGP_MAX_MESSAGE_LENGTH - fixed - 4*len(r.Communities) - 12*len(r.Large) - 8*int(r.Prepend)
-	return max(1, room/length)
+	return (packet.BGP_MAX_MESSAGE_LENGTH - fixed - 4*len(r.Communities) - 12*len(r.Large) - 8*int(r.Prepend)) / length
 }
+
+// fits tells whether a message has room for the route.
+func (ch change) fits() bool { return ch.room() > 0 }
 
 // key is the same for routes that can be in one message.
 func (ch change) key() string {

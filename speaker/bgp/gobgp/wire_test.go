@@ -482,3 +482,35 @@ func TestLeavingDoesNotWaitForARouterThatGoesOn(t *testing.T) {
 	_ = c.Close()
 	<-ended
 }
+
+// A route that fits into no message costs no other one, and not the session.
+func TestARouteWithTooManyCommunities(t *testing.T) {
+	t.Parallel()
+	w := newWire(t)
+	p := w.peer("tor", 65001)
+	a := newAnnouncer(t, false)
+	large := func(n int) (out [][3]uint32) {
+		for i := range n {
+			out = append(out, [3]uint32{65001, 1, uint32(i)})
+		}
+		return out
+	}
+	all := routes(3)
+	all[0].Large, all[1].Large = large(1000), large(300)
+	a.Set(desired(bgp.PeerRoutes{Peer: p, Routes: all}))
+	c := w.accept()
+	establish(t, c, 65000, helper())
+	if got, want := told(t, c), []string{all[1].Prefix.String(), all[2].Prefix.String()}; !slices.Equal(got, want) {
+		t.Errorf("the router is told %v, want %v", got, want)
+	}
+	if s := status(a, "tor"); s.State != bgp.Established || !strings.Contains(s.LastError, all[0].Prefix.String()) {
+		t.Errorf("status %+v", s)
+	}
+	// One that was announced is withdrawn.
+	all = slices.Clone(all)
+	all[1].Large = large(1001)
+	a.Set(desired(bgp.PeerRoutes{Peer: p, Routes: all}))
+	if u := next[*packet.BGPUpdate](t, c); len(u.WithdrawnRoutes) != 1 || u.WithdrawnRoutes[0].String() != all[1].Prefix.String() {
+		t.Errorf("the router was told %+v", u)
+	}
+}
