@@ -44,11 +44,11 @@ func run(ctx context.Context, args []string) error {
 		verb, args = args[0], args[1:]
 	}
 	verbs := map[string]func(context.Context, *flag.FlagSet, []string) error{
-		"table": table, "chaos": chaos, "check": checkAgain, "loaded": loaded,
+		"table": table, "bgp": bgp, "chaos": chaos, "check": checkAgain, "loaded": loaded,
 	}
 	do, ok := verbs[verb]
 	if !ok {
-		return fmt.Errorf("unknown command %q: want table, chaos, check or loaded", verb)
+		return fmt.Errorf("unknown command %q: want table, bgp, chaos, check or loaded", verb)
 	}
 	return do(ctx, flag.NewFlagSet("failover "+verb, flag.ContinueOnError), args)
 }

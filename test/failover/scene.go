@@ -116,7 +116,7 @@ func (s *scene) createServices(ctx context.Context, count int) error {
 	if err := g.Wait(); err != nil {
 		return err
 	}
-	return s.await(ctx, "every Service has its addresses", func(ctx context.Context) error {
+	return await(ctx, "every Service has its addresses", func(ctx context.Context) error {
 		list := &corev1.ServiceList{}
 		if err := s.lab.API.List(ctx, list, client.InNamespace(namespace)); err != nil {
 			return err
@@ -148,7 +148,7 @@ func prefixOf(a netip.Addr) netip.Prefix {
 	return netip.PrefixFrom(a, a.BitLen())
 }
 
-func (s *scene) await(ctx context.Context, what string, check func(context.Context) error) error {
+func await(ctx context.Context, what string, check func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	return cluster.Poll(ctx, what, check)
@@ -163,7 +163,7 @@ type owner struct {
 // steady waits until nothing is wrong and nothing is going on any more: every node is Ready, every speaker is ready and no
 // longer new, and every address has for a while been answered by one MAC, by itself, and by the record's.
 func (s *scene) steady(ctx context.Context) (owners map[netip.Addr]owner, err error) {
-	if err := s.await(ctx, "all nodes and speakers are ready", s.ready); err != nil {
+	if err := await(ctx, "all nodes and speakers are ready", s.ready); err != nil {
 		return nil, err
 	}
 	probe, err := wire.StartColdProbe(s.prober.Namespace, cluster.Interface, rollCall, s.addrs...)
@@ -171,7 +171,7 @@ func (s *scene) steady(ctx context.Context) (owners map[netip.Addr]owner, err er
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, probe.Stop()) }()
-	err = s.await(ctx, "every address is answered by its owner", func(ctx context.Context) error {
+	err = await(ctx, "every address is answered by its owner", func(ctx context.Context) error {
 		if owners, err = s.records(ctx); err != nil {
 			return err
 		}

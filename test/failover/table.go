@@ -91,14 +91,18 @@ func (s spread) String() string {
 }
 
 func spreadOf(list []outcome, of func(outcome) time.Duration) spread {
-	if len(list) == 0 {
-		return spread{}
-	}
 	var all []time.Duration
 	for _, o := range list {
 		all = append(all, of(o))
 	}
-	slices.Sort(all)
+	return spreadOfTimes(all)
+}
+
+func spreadOfTimes(all []time.Duration) spread {
+	if len(all) == 0 {
+		return spread{}
+	}
+	all = slices.Sorted(slices.Values(all))
 	half := len(all) / 2
 	median := all[half]
 	if len(all)%2 == 0 {

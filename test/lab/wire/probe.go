@@ -9,7 +9,6 @@ import (
 	"io"
 	"net"
 	"net/netip"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -48,15 +47,7 @@ type Probe struct {
 	target  netip.AddrPort
 	stop    chan struct{}
 	stopped chan struct{}
-
-	mu     sync.Mutex
-	probes []sent
-}
-
-type sent struct {
-	at     time.Time
-	done   bool
-	answer string // empty if lost
+	record  record
 }
 
 // StartProbe starts probing from the dialer's place. The network is "tcp", for a whole HTTP exchange, or "udp". The caller
@@ -74,49 +65,15 @@ func (p *Probe) Stop() Result { return p.StopSince(time.Time{}) }
 func (p *Probe) StopSince(from time.Time) Result {
 	close(p.stop)
 	<-p.stopped
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	first := slices.IndexFunc(p.probes, func(s sent) bool { return !s.at.Before(from) })
-	if first < 0 {
-		first = len(p.probes)
-	}
-	return summarise(p.probes[first:])
+	return p.record.between(from, time.Now())
 }
 
 // AwaitAnswers waits until that many probes in a row, all sent from now on, are answered.
 func (p *Probe) AwaitAnswers(ctx context.Context, n int) error {
-	p.mu.Lock()
-	from := len(p.probes)
-	p.mu.Unlock()
-	ticker := time.NewTicker(ProbeInterval)
-	defer ticker.Stop()
-	for {
-		p.mu.Lock()
-		run, last := 0, "none sent"
-		for _, s := range p.probes[from:] {
-			if !s.done {
-				break
-			}
-			if run++; s.answer == "" {
-				run = 0
-			}
-			if last = "answered"; run == 0 {
-				last = "lost"
-			}
-			if run >= n {
-				break
-			}
-		}
-		p.mu.Unlock()
-		if run >= n {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("waiting for %s to answer %d probes in a row (the last: %s): %w", p.target, n, last, context.Cause(ctx))
-		case <-ticker.C:
-		}
+	if err := p.record.await(ctx, p.record.length(), n); err != nil {
+		return fmt.Errorf("waiting for %s to answer %d probes in a row: %w", p.target, n, err)
 	}
+	return nil
 }
 
 func (p *Probe) run() {
@@ -131,16 +88,11 @@ func (p *Probe) run() {
 			return
 		case <-ticker.C:
 		}
-		p.mu.Lock()
-		i := len(p.probes)
-		p.probes = append(p.probes, sent{at: time.Now()})
-		p.mu.Unlock()
+		i := p.record.begin(time.Now())
 		pending.Go(func() {
 			// Why a probe was lost does not matter: the result counts.
 			answer, _ := ask(p.dialer, p.network, p.target, probeTimeout)
-			p.mu.Lock()
-			p.probes[i].done, p.probes[i].answer = true, answer
-			p.mu.Unlock()
+			p.record.end(i, answer)
 		})
 	}
 }
@@ -178,24 +130,4 @@ func ask(d Dialer, network string, target netip.AddrPort, timeout time.Duration)
 		return "", errors.New("no answer of status 200")
 	}
 	return strings.TrimSpace(body), nil
-}
-
-func summarise(probes []sent) Result {
-	r := Result{Sent: len(probes), Answers: map[string]int{}}
-	var darkSince time.Time
-	for i, p := range probes {
-		if p.answer == "" {
-			r.Lost++
-			if darkSince.IsZero() {
-				darkSince = p.at
-			}
-		} else {
-			r.Answers[p.answer]++
-		}
-		if !darkSince.IsZero() && (p.answer != "" || i == len(probes)-1) {
-			r.Dark = max(r.Dark, p.at.Sub(darkSince))
-			darkSince = time.Time{}
-		}
-	}
-	return r
 }
