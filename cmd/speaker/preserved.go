@@ -28,12 +28,15 @@ const (
 
 // preserved tells whether the node forwards to Services now, as it did before
 // this process began.
-func preserved(ctx context.Context) bool {
+func preserved(ctx context.Context) bool { return forwards(ctx, uptime(), kubeProxy) }
+
+// uptime is how long the node is up, 0 if that isn't known.
+func uptime() time.Duration {
 	var info unix.Sysinfo_t
 	if err := unix.Sysinfo(&info); err != nil {
-		return false
+		return 0
 	}
-	return forwards(ctx, time.Duration(info.Uptime)*time.Second, kubeProxy)
+	return time.Duration(info.Uptime) * time.Second
 }
 
 // forwards is preserved for a node that is up for some time, whose kube-proxy

@@ -55,10 +55,14 @@ func newRouters(log logr.Logger, reg prometheus.Registerer, node string, preserv
 	return r
 }
 
-// run works until ctx is done, and returns nil then.
+// run works until ctx is done, and returns nil then. Routers hear of the node
+// when it forwards.
 func (r *routers) run(ctx context.Context) error {
 	defer r.manager.Close()
 	defer r.neighbors.Close()
+	if !awaitForwarding(ctx, uptime(), proxyMetrics) && ctx.Err() == nil {
+		r.log.Info("kube-proxy does not say that it has programmed the node: announcing all the same")
+	}
 	return r.routing.Run(ctx)
 }
 
