@@ -94,7 +94,7 @@ func measureBGP(ctx context.Context, c common, nodes int, v variant, wanted []bg
 			return nil
 		}
 		defer func() { s = nil }()
-		return s.lab.Close()
+		return s.close()
 	}
 	defer func() { err = errors.Join(err, end()) }()
 	for _, r := range wanted {

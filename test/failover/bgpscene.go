@@ -42,6 +42,7 @@ type bgpScene struct {
 	variant
 	lab     *cluster.Lab
 	product *cluster.Product
+	echo    *wire.Echo
 	routers []*cluster.Router
 	addrs   []netip.Addr // of all Services and families
 	targets []netip.Addr // one of each family
@@ -58,13 +59,13 @@ func newBGPScene(ctx context.Context, c common, nodes int, v variant) (s *bgpSce
 	if err != nil {
 		return nil, err
 	}
+	s = &bgpScene{variant: v, lab: lab}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, lab.Close())
+			err = errors.Join(err, s.close())
 		}
 	}()
-	s = &bgpScene{variant: v, lab: lab}
-	if _, err := lab.StartBackend(ctx, lab.Client); err != nil {
+	if s.echo, err = wire.StartEcho(lab.Client.Namespace, cluster.BackendPort); err != nil {
 		return nil, err
 	}
 	if err := s.addRouters(ctx); err != nil {
@@ -80,6 +81,14 @@ func newBGPScene(ctx context.Context, c common, nodes int, v variant) (s *bgpSce
 		return nil, err
 	}
 	return s, s.steady(ctx)
+}
+
+func (s *bgpScene) close() error {
+	var err error
+	if s.echo != nil {
+		err = s.echo.Close()
+	}
+	return errors.Join(err, s.lab.Close())
 }
 
 // addRouters makes the LAN's gateway a router, and sets others beside it.

@@ -9,12 +9,11 @@ import (
 	"net"
 	"net/netip"
 	"strconv"
-	"strings"
 	"sync"
 	"time"
 )
 
-// Datagrams are flows of UDP to a lab backend, each from a port of its own that stays: routers that balance by flows send
+// Datagrams are flows of UDP to an Echo, each from a port of its own that stays: routers that balance by flows send
 // all of one the same way. Each flow asks every ProbeInterval.
 type Datagrams struct {
 	flows   []*datagrams
@@ -98,7 +97,7 @@ func (f *datagrams) send(after time.Duration, stop <-chan struct{}) {
 		now := time.Now()
 		number := f.record.begin(now)
 		// An error is news of an earlier datagram, or of no way there: this one is lost then.
-		_, _ = fmt.Fprintf(f.conn, "echo %d", number)
+		_, _ = fmt.Fprint(f.conn, number)
 		for ; oldest < number && now.Sub(f.record.sentAt(oldest)) > probeTimeout; oldest++ {
 			f.record.end(oldest, "")
 		}
@@ -126,7 +125,7 @@ func (f *datagrams) hear() {
 		if err != nil {
 			continue // a router says that there is no way, once for each such datagram
 		}
-		if number, err := strconv.Atoi(strings.TrimSpace(string(buf[:n]))); err == nil && time.Since(f.record.sentAt(number)) <= probeTimeout {
+		if number, err := strconv.Atoi(string(buf[:n])); err == nil && time.Since(f.record.sentAt(number)) <= probeTimeout {
 			f.record.end(number, "echo")
 		}
 	}
