@@ -51,6 +51,10 @@ bench: build ## Run the benchmarks, 5,000 Services at once, a speaker with 15,00
 bench-failover: build ## Break nodes, links and speakers of labs, 20 times each, and print what clients notice (ROWS=cable,kill RUNS=5)
 	go run ./test/failover $(if $(ROWS),-rows $(ROWS)) $(if $(RUNS),-runs $(RUNS))
 
+.PHONY: bench-failover-bgp
+bench-failover-bgp: build ## Do the same to nodes that announce by BGP, to FRR and BIRD (ROWS=port,rolling RUNS=5)
+	go run ./test/failover bgp $(if $(ROWS),-rows $(ROWS)) $(if $(RUNS),-runs $(RUNS))
+
 .PHONY: chaos
 chaos: build ## Break links and pause speakers at random for 10 minutes, and check what was answered
 	go run ./test/failover chaos

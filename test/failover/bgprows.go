@@ -13,7 +13,7 @@ import (
 	"github.com/fairlead-lb/fairlead/test/lab/wire"
 )
 
-// datagramFlows is how many flows there are in a run, to an address of each family.
+// datagramFlows is how many flows of each family there are in a run, at least.
 const datagramFlows = 20
 
 // bgpRow is a fault, and what must hold while it is there and when it is mended.
@@ -23,8 +23,11 @@ type bgpRow struct {
 	promise func(variant) (bgpBounds, bool)
 	// strike does it to the victim.
 	strike func(ctx context.Context, s *bgpScene, victim *cluster.Node) error
-	// forget is by when routers must have forgotten the victim after the strike; zero if they must not notice.
+	// forget is by when routers must have forgotten the victim after the strike. Without it they must not notice anything,
+	// and so the flows are to addresses that one node alone announces: whoever forgets it for a moment loses something.
 	forget func(variant) time.Duration
+	// keeps says that the victim goes on announcing what no other node does.
+	keeps bool
 	// hold is for how long the fault is there.
 	hold time.Duration
 	// mend undoes the fault.
@@ -71,8 +74,8 @@ var bgpRows = []bgpRow{
 	{
 		name: "drain", title: "node drained", promise: nothingLost,
 		strike: func(ctx context.Context, _ *bgpScene, n *cluster.Node) error { return n.Drain(ctx) },
-		forget: func(variant) time.Duration { return leaveTime },
-		mend:   func(ctx context.Context, _ *bgpScene, n *cluster.Node) error { return n.Undrain(ctx) },
+		forget: func(variant) time.Duration { return leaveTime }, keeps: true,
+		mend: func(ctx context.Context, _ *bgpScene, n *cluster.Node) error { return n.Undrain(ctx) },
 	},
 	{
 		name: "reboot", title: "node shut down and started", promise: nothingLost,
@@ -81,7 +84,7 @@ var bgpRows = []bgpRow{
 			if err := s.speaker(n).Stop(cluster.StopGrace); err != nil {
 				return err
 			}
-			if err := s.forgotten(ctx, n, soon); err != nil {
+			if err := s.forgotten(ctx, n, false, soon); err != nil {
 				return err
 			}
 			return n.PowerOff()
@@ -116,7 +119,7 @@ func (r bgpRow) run(ctx context.Context, s *bgpScene, random *rand.Rand) ([]bgpO
 		return nil, err
 	}
 	victim := s.lab.Nodes[random.IntN(len(s.lab.Nodes))]
-	flows, err := s.ask(ctx)
+	flows, err := s.ask(ctx, r.forget == nil)
 	if err != nil {
 		return nil, err
 	}
@@ -132,25 +135,40 @@ func (r bgpRow) run(ctx context.Context, s *bgpScene, random *rand.Rand) ([]bgpO
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", victim.Name(), err)
 	}
-	var outcomes []bgpOutcome
-	for i, f := range flows {
-		o := bgpOutcome{family: familyOf(s.targets[i])}
-		// What was sent in the last moment before the fault belongs to it.
-		for _, result := range f.Between(struck.Add(-wire.ProbeInterval), mended) {
-			if o.lost += result.Lost; result.Lost > 0 {
-				o.dark = append(o.dark, result.Dark)
+	if r.forget == nil {
+		mended = ended // what was forgotten against the rules is dark until it is back
+	}
+	return outcomesOf(flows, struck, mended, ended), nil
+}
+
+// outcomesOf is what the flows of each family met.
+func outcomesOf(flows []addressFlows, struck, mended, ended time.Time) (outcomes []bgpOutcome) {
+	for _, family := range []cluster.Family{cluster.IPv4, cluster.IPv6} {
+		o, any := bgpOutcome{family: family}, false
+		for _, f := range flows {
+			if familyOf(f.addr) != family {
+				continue
+			}
+			any = true
+			// What was sent in the last moment before the fault belongs to it.
+			for _, result := range f.Between(struck.Add(-wire.ProbeInterval), mended) {
+				if o.lost += result.Lost; result.Lost > 0 {
+					o.dark = append(o.dark, result.Dark)
+				}
+			}
+			for _, result := range f.Between(mended, ended) {
+				o.back += result.Lost
 			}
 		}
-		for _, result := range f.Between(mended, ended) {
-			o.back += result.Lost
+		if any {
+			outcomes = append(outcomes, o)
 		}
-		outcomes = append(outcomes, o)
 	}
-	return outcomes, nil
+	return outcomes
 }
 
 // strikeAndMend returns when it did both.
-func (r bgpRow) strikeAndMend(ctx context.Context, s *bgpScene, victim *cluster.Node, flows []*wire.Datagrams) (struck, mended time.Time, err error) {
+func (r bgpRow) strikeAndMend(ctx context.Context, s *bgpScene, victim *cluster.Node, flows []addressFlows) (struck, mended time.Time, err error) {
 	if err := answered(ctx, flows); err != nil {
 		return time.Now(), time.Now(), fmt.Errorf("before the fault: %w", err)
 	}
@@ -159,15 +177,15 @@ func (r bgpRow) strikeAndMend(ctx context.Context, s *bgpScene, victim *cluster.
 		return struck, time.Now(), err
 	}
 	if r.forget != nil {
-		if err := s.forgotten(ctx, victim, r.forget(s.variant)); err != nil {
+		if err := s.forgotten(ctx, victim, r.keeps, r.forget(s.variant)); err != nil {
 			return struck, time.Now(), err
+		}
+		if err := answered(ctx, flows); err != nil {
+			return struck, time.Now(), fmt.Errorf("during the fault: %w", err)
 		}
 	}
 	if err := sleep(ctx, r.hold-time.Since(struck)); err != nil {
 		return struck, time.Now(), err
-	}
-	if err := answered(ctx, flows); err != nil {
-		return struck, time.Now(), fmt.Errorf("during the fault: %w", err)
 	}
 	mended = time.Now()
 	if r.mend != nil {
@@ -177,7 +195,7 @@ func (r bgpRow) strikeAndMend(ctx context.Context, s *bgpScene, victim *cluster.
 }
 
 // answered waits until every flow is answered for a while.
-func answered(ctx context.Context, flows []*wire.Datagrams) error {
+func answered(ctx context.Context, flows []addressFlows) error {
 	ctx, cancel := context.WithTimeout(ctx, giveUp)
 	defer cancel()
 	for _, f := range flows {

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"os"
 	"slices"
@@ -32,11 +33,11 @@ const (
 	bfdMultiplier        = 3
 	// holdTime is that of every session, and connectTime how soon a session is tried again.
 	holdTime, connectTime = 9 * time.Second, time.Second
-	// routedServices is how many Services there are; the flows go to one of them.
-	routedServices = 3
+	// sharedServices is how many Services all nodes announce. Flows go to one of them.
+	sharedServices = 3
 )
 
-// bgpScene is a lab with Fairlead and Services that every node announces to every router. Their backend is on a host of the
+// bgpScene is a lab with Fairlead and Services that every node, or one alone, announces to every router. Their backend is on a host of the
 // LAN, where nothing is ever done to it.
 type bgpScene struct {
 	variant
@@ -44,8 +45,8 @@ type bgpScene struct {
 	product *cluster.Product
 	echo    *wire.Echo
 	routers []*cluster.Router
-	addrs   []netip.Addr // of all Services and families
-	targets []netip.Addr // one of each family
+	shared  []netip.Addr                 // that all nodes announce
+	single  map[netip.Addr]*cluster.Node // that one does, by whom
 }
 
 // newBGPScene starts a lab and waits until every router uses every node.
@@ -59,7 +60,7 @@ func newBGPScene(ctx context.Context, c common, nodes int, v variant) (s *bgpSce
 	if err != nil {
 		return nil, err
 	}
-	s = &bgpScene{variant: v, lab: lab}
+	s = &bgpScene{variant: v, lab: lab, single: map[netip.Addr]*cluster.Node{}}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.close())
@@ -143,49 +144,81 @@ func (s *bgpScene) createPeers(ctx context.Context) error {
 	return nil
 }
 
+// createServices makes those that all nodes announce, and one for each node that it announces alone.
 func (s *bgpScene) createServices(ctx context.Context) error {
-	v4, v6 := cluster.RoutedRange(0)
-	pool := &v1alpha1.LoadBalancerIPPool{ObjectMeta: metav1.ObjectMeta{Name: "routed"}}
-	for _, p := range []struct {
-		of netip.Addr
-		is netip.Prefix
-	}{{s.lab.Client.IPv4, v4}, {s.lab.Client.IPv6, v6}} {
-		if p.of.IsValid() {
-			pool.Spec.Addresses = append(pool.Spec.Addresses, v1alpha1.AddressRange(p.is.String()))
-		}
-	}
-	if err := s.lab.API.Create(ctx, pool); err != nil {
+	if err := s.createPool(ctx, "shared", 0); err != nil {
 		return err
 	}
-	for i := range routedServices {
-		svc := s.lab.Service(namespace, fmt.Sprintf("web-%d", i), "")
-		if err := s.lab.API.Create(ctx, svc); err != nil {
+	for i := range sharedServices {
+		addrs, err := s.createService(ctx, fmt.Sprintf("web-%d", i), "shared")
+		if err != nil {
 			return err
 		}
-		if err := s.lab.CreateSlicesTo(ctx, client.ObjectKeyFromObject(svc), s.lab.Client); err != nil {
+		s.shared = append(s.shared, addrs...)
+	}
+	for i, n := range s.lab.Nodes {
+		name := "only-" + n.Name()
+		if err := s.createPool(ctx, name, i+1); err != nil {
 			return err
 		}
-		if err := await(ctx, svc.Name+" has its addresses", func(ctx context.Context) error {
-			if err := s.lab.API.Get(ctx, client.ObjectKeyFromObject(svc), svc); err != nil {
-				return err
-			}
-			if len(svc.Status.LoadBalancer.Ingress) < len(pool.Spec.Addresses) {
-				return fmt.Errorf("it has %v", svc.Status.LoadBalancer.Ingress)
-			}
-			return nil
-		}); err != nil {
+		if err := s.lab.API.Create(ctx, &v1alpha1.BGPAdvertisement{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: v1alpha1.BGPAdvertisementSpec{
+			Pools: []string{name}, NodeSelector: &metav1.LabelSelector{MatchLabels: map[string]string{corev1.LabelHostname: n.Name()}},
+		}}); err != nil {
 			return err
 		}
-		for _, ingress := range svc.Status.LoadBalancer.Ingress {
-			addr, err := netip.ParseAddr(ingress.IP)
-			if err != nil {
-				return err
-			}
-			s.addrs = append(s.addrs, addr)
+		addrs, err := s.createService(ctx, name, name)
+		if err != nil {
+			return err
+		}
+		for _, a := range addrs {
+			s.single[a] = n
 		}
 	}
-	s.targets = s.addrs[:len(pool.Spec.Addresses)]
 	return nil
+}
+
+func (s *bgpScene) createPool(ctx context.Context, name string, number int) error {
+	v4, v6 := cluster.RoutedRange(number)
+	pool := &v1alpha1.LoadBalancerIPPool{ObjectMeta: metav1.ObjectMeta{Name: name}}
+	if s.lab.Client.IPv4.IsValid() {
+		pool.Spec.Addresses = append(pool.Spec.Addresses, v1alpha1.AddressRange(v4.String()))
+	}
+	if s.lab.Client.IPv6.IsValid() {
+		pool.Spec.Addresses = append(pool.Spec.Addresses, v1alpha1.AddressRange(v6.String()))
+	}
+	return s.lab.API.Create(ctx, pool)
+}
+
+// createService returns the addresses that a Service gets from a pool.
+func (s *bgpScene) createService(ctx context.Context, name, pool string) (addrs []netip.Addr, err error) {
+	svc := s.lab.Service(namespace, name, "")
+	metav1.SetMetaDataAnnotation(&svc.ObjectMeta, v1alpha1.AnnotationPool, pool)
+	if err := s.lab.API.Create(ctx, svc); err != nil {
+		return nil, err
+	}
+	if err := s.lab.CreateSlicesTo(ctx, client.ObjectKeyFromObject(svc), s.lab.Client); err != nil {
+		return nil, err
+	}
+	err = await(ctx, name+" has its addresses", func(ctx context.Context) error {
+		if err := s.lab.API.Get(ctx, client.ObjectKeyFromObject(svc), svc); err != nil {
+			return err
+		}
+		if len(svc.Status.LoadBalancer.Ingress) < len(svc.Spec.IPFamilies) {
+			return fmt.Errorf("it has %v", svc.Status.LoadBalancer.Ingress)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	for _, ingress := range svc.Status.LoadBalancer.Ingress {
+		addr, err := netip.ParseAddr(ingress.IP)
+		if err != nil {
+			return nil, err
+		}
+		addrs = append(addrs, addr)
+	}
+	return addrs, nil
 }
 
 // steady waits until nothing is wrong and nothing is going on any more: nodes and speakers are ready, and every router has
@@ -198,7 +231,7 @@ func (s *bgpScene) steady(ctx context.Context) error {
 		if err := await(ctx, r.Name()+" has its sessions", func(ctx context.Context) error { return s.connected(ctx, r) }); err != nil {
 			return err
 		}
-		if err := await(ctx, r.Name()+" has the routes of all nodes", func(ctx context.Context) error { return s.uses(ctx, r, s.lab.Nodes) }); err != nil {
+		if err := await(ctx, r.Name()+" has the routes of all nodes", func(ctx context.Context) error { return s.uses(ctx, r, s.lab.Nodes, s.lab.Nodes) }); err != nil {
 			return err
 		}
 	}
@@ -241,8 +274,9 @@ func (s *bgpScene) connected(ctx context.Context, r *cluster.Router) error {
 	return nil
 }
 
-// uses checks that the router, and its kernel, send what goes to all addresses to these nodes and to no others.
-func (s *bgpScene) uses(ctx context.Context, r *cluster.Router, nodes []*cluster.Node) error {
+// uses checks that the router, and its kernel, send what goes to addresses to these nodes and to no others: those that are
+// shared, and those that one node alone announces.
+func (s *bgpScene) uses(ctx context.Context, r *cluster.Router, shared, single []*cluster.Node) error {
 	table, err := r.BGP.Table(ctx)
 	if err != nil {
 		return err
@@ -250,65 +284,88 @@ func (s *bgpScene) uses(ctx context.Context, r *cluster.Router, nodes []*cluster
 	paths := map[netip.Prefix]int{}
 	for _, p := range table {
 		paths[p.Prefix]++
-		by := slices.IndexFunc(nodes, func(n *cluster.Node) bool { return n.Addr() == p.Neighbor })
+		by := slices.IndexFunc(single, func(n *cluster.Node) bool { return n.Addr() == p.Neighbor })
 		switch {
 		case by < 0:
 			return fmt.Errorf("%s by %s", p.Prefix, p.Neighbor)
 		case p.Stale:
-			return fmt.Errorf("%s by %s is stale", p.Prefix, nodes[by].Name())
+			return fmt.Errorf("%s by %s is stale", p.Prefix, single[by].Name())
 		}
 	}
-	for _, a := range s.addrs {
-		prefix := prefixOf(a)
-		if paths[prefix] != len(nodes) {
-			return fmt.Errorf("%d paths to %s", paths[prefix], prefix)
-		}
-		hops, err := r.BGP.KernelRoute(prefix)
-		if err != nil {
+	for _, a := range s.shared {
+		if err := s.leadsTo(r, prefixOf(a), paths, shared); err != nil {
 			return err
 		}
-		if len(hops) != len(nodes) {
-			return fmt.Errorf("the kernel's hops to %s are %v", prefix, hops)
-		}
-		for _, n := range nodes {
-			if !slices.ContainsFunc(hops, func(h router.Hop) bool { return h.Via == n.IPv4 || h.Via == n.IPv6 }) {
-				return fmt.Errorf("the kernel's hops to %s are %v, without %s", prefix, hops, n.Name())
-			}
-		}
 	}
-	if len(paths) != len(s.addrs) {
-		return fmt.Errorf("%d prefixes for %d addresses", len(paths), len(s.addrs))
+	for a, n := range s.single {
+		by := slices.DeleteFunc(slices.Clone(single), func(o *cluster.Node) bool { return o != n })
+		if err := s.leadsTo(r, prefixOf(a), paths, by); err != nil {
+			return err
+		}
 	}
 	return nil
 }
 
-// forgotten waits until no router uses the node any more.
-func (s *bgpScene) forgotten(ctx context.Context, n *cluster.Node, within time.Duration) error {
+// leadsTo checks that the router has a path by each of these nodes, and its kernel a hop.
+func (s *bgpScene) leadsTo(r *cluster.Router, prefix netip.Prefix, paths map[netip.Prefix]int, nodes []*cluster.Node) error {
+	hops, err := r.BGP.KernelRoute(prefix)
+	if err != nil {
+		return err
+	}
+	if paths[prefix] != len(nodes) || len(hops) != len(nodes) {
+		return fmt.Errorf("%s has %d paths and, in the kernel, the hops %v", prefix, paths[prefix], hops)
+	}
+	for _, n := range nodes {
+		if !slices.ContainsFunc(hops, func(h router.Hop) bool { return h.Via == n.IPv4 || h.Via == n.IPv6 }) {
+			return fmt.Errorf("the kernel's hops to %s are %v, without %s", prefix, hops, n.Name())
+		}
+	}
+	return nil
+}
+
+// forgotten waits until no router uses the node any more or, if it keeps what it alone announces, for nothing else.
+func (s *bgpScene) forgotten(ctx context.Context, n *cluster.Node, keeps bool, within time.Duration) error {
 	others := slices.DeleteFunc(slices.Clone(s.lab.Nodes), func(o *cluster.Node) bool { return o == n })
+	single := others
+	if keeps {
+		single = s.lab.Nodes
+	}
 	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
 	for _, r := range s.routers {
-		if err := cluster.Poll(ctx, r.Name()+" has forgotten "+n.Name(), func(ctx context.Context) error { return s.uses(ctx, r, others) }); err != nil {
+		if err := cluster.Poll(ctx, r.Name()+" has forgotten "+n.Name(), func(ctx context.Context) error { return s.uses(ctx, r, others, single) }); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// ask starts flows to an address of each family from the far host.
-func (s *bgpScene) ask(ctx context.Context) (flows []*wire.Datagrams, err error) {
-	for _, target := range s.targets {
-		f, err := wire.StartDatagrams(ctx, s.lab.Far, netip.AddrPortFrom(target, servicePort), datagramFlows)
+// addressFlows are those to one address.
+type addressFlows struct {
+	addr netip.Addr
+	*wire.Datagrams
+}
+
+// ask starts flows from the far host to an address of each family that all nodes announce, or to those that only one does.
+func (s *bgpScene) ask(ctx context.Context, single bool) (flows []addressFlows, err error) {
+	targets := s.shared[:len(s.shared)/sharedServices]
+	count := datagramFlows
+	if single {
+		targets = slices.SortedFunc(maps.Keys(s.single), netip.Addr.Compare)
+		count = (datagramFlows + len(s.lab.Nodes) - 1) / len(s.lab.Nodes)
+	}
+	for _, target := range targets {
+		f, err := wire.StartDatagrams(ctx, s.lab.Far, netip.AddrPortFrom(target, servicePort), count)
 		if err != nil {
 			stopAll(flows)
 			return nil, err
 		}
-		flows = append(flows, f)
+		flows = append(flows, addressFlows{target, f})
 	}
 	return flows, nil
 }
 
-func stopAll(flows []*wire.Datagrams) {
+func stopAll(flows []addressFlows) {
 	for _, f := range flows {
 		f.Stop()
 	}

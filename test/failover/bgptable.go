@@ -13,7 +13,7 @@ import (
 	"github.com/fairlead-lb/fairlead/test/lab/cluster"
 )
 
-// bgpOutcome is what the flows to one address met in one run.
+// bgpOutcome is what the flows of one family met in one run.
 type bgpOutcome struct {
 	family cluster.Family
 	dark   []time.Duration // of each flow that lost something before the fault was mended
@@ -115,9 +115,10 @@ func (r bgpResult) lines(wanted int) (lines [][]string, kept bool) {
 // printBGP prints all results and tells whether every bound held.
 func printBGP(out io.Writer, results []bgpResult, runs int) bool {
 	fmt.Fprintf(out, `
-%d flows of datagrams to an address of each family, from the far host, each with a port of its own and a datagram every
-10 ms. flows: those that lost something in all runs. dark s: how long they did, least / median / most. lost: datagrams of all
-runs; back: those that were lost when the fault was mended. Routers' tables are checked before and after each run.
+%d flows of datagrams of each family from the far host, each with a port of its own and a datagram every 10 ms: to an address
+that all nodes announce or, where routers must not notice anything, to addresses that one node alone does. flows: those that
+lost something in all runs. dark s: for how long, least / median / most. lost: datagrams of all runs; back: those that were
+lost when the fault was mended. Routers' tables are checked before, after and, where a node goes, during each run.
 
 `, datagramFlows)
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)

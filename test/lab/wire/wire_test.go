@@ -204,3 +204,53 @@ func TestAProbeMeasuresHowLongAServerIsAway(t *testing.T) {
 		t.Errorf("counts do not add up: %s", r)
 	}
 }
+
+func TestEachFlowOfDatagramsTellsWhatItLost(t *testing.T) {
+	a, b := pair(t)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	const flows = 3
+	start := time.Now()
+	d, err := StartDatagrams(ctx, a, netip.MustParseAddrPort("192.0.2.2:7"), flows)
+	if err != nil {
+		t.Fatal(err)
+	}
+	await := func() {
+		t.Helper()
+		if err := d.Await(ctx, 5); err != nil {
+			t.Fatal(err)
+		}
+	}
+	echo, err := StartEcho(b, 7)
+	if err != nil {
+		t.Fatal(err)
+	}
+	await()
+	away := time.Now()
+	if err := echo.Close(); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(300 * time.Millisecond) // the outage that is measured
+	if echo, err = StartEcho(b, 7); err != nil {
+		t.Fatal(err)
+	}
+	defer echo.Close()
+	back := time.Now()
+	await()
+	end := time.Now()
+	d.Stop()
+	for i, r := range d.Between(away.Add(-ProbeInterval), end) {
+		if r.Dark < 250*time.Millisecond || r.Dark > back.Sub(away)+100*time.Millisecond || r.Lost < 10 {
+			t.Errorf("flow %d: away for %s, measured: %s", i, back.Sub(away), r)
+		}
+	}
+	results := d.Between(start, end)
+	if len(results) != flows {
+		t.Errorf("%d flows", len(results))
+	}
+	for i, r := range results {
+		if r.Sent-r.Lost < 10 {
+			t.Errorf("flow %d: %s", i, r)
+		}
+	}
+}
