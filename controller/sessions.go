@@ -189,6 +189,8 @@ type sessionTally struct {
 	// worst is the first session that is not established, of worstNode.
 	worst     *v1alpha1.BGPSession
 	worstNode string
+	// partial says what the first session that is established lacks.
+	partial string
 }
 
 // tally counts the sessions with a peer. The Speakers are sorted.
@@ -212,6 +214,9 @@ func (t *terrain) tally(obj *v1alpha1.BGPPeer, selected map[string]struct{}, spe
 				sum.down(speaker.Name, &v1alpha1.BGPSession{Neighbor: s.Neighbor, LastError: "the node is not Ready, and what it told last is old"})
 			case s.State == v1alpha1.BGPEstablished:
 				sum.count.Established++
+				if s.Reason != "" && sum.partial == "" {
+					sum.partial = "; of node " + speaker.Name + " a part is missing: " + s.LastError
+				}
 			default:
 				sum.down(speaker.Name, s)
 			}
@@ -256,7 +261,7 @@ func (t *sessionTally) condition(obj *v1alpha1.BGPPeer, hasProfile bool) metav1.
 	case obj.Spec.BFDProfile != "" && !hasProfile:
 		cond.Reason, cond.Message = reasonPeerNoBFDProfile, "there is no BFDProfile "+obj.Spec.BFDProfile+": the sessions are established without BFD"
 	default:
-		cond.Status, cond.Reason, cond.Message = metav1.ConditionTrue, reasonPeerEstablished, "every session is established"
+		cond.Status, cond.Reason, cond.Message = metav1.ConditionTrue, reasonPeerEstablished, "every session is established"+t.partial
 	}
 	cond.Message = brief(cond.Message)
 	return cond

@@ -64,8 +64,11 @@ func TestAPeerSaysHowItsSessionsAre(t *testing.T) {
 		established, expected int32
 		reason, message       string
 	}{
-		"all are established":                     {testPeer("p"), []client.Object{testNode("n1"), testNode("n2"), speaking("n1", session("p", "")), speaking("n2", session("q", "refused"), session("p", ""))}, 2, 2, "Established", "every session"},
-		"a node has two":                          {testPeer("p"), []client.Object{testNode("n1"), speaking("n1", session("p", ""), session("p", ""))}, 2, 2, "Established", "every session"},
+		"all are established": {testPeer("p"), []client.Object{testNode("n1"), testNode("n2"), speaking("n1", session("p", "")), speaking("n2", session("q", "refused"), session("p", ""))}, 2, 2, "Established", "every session"},
+		"a node has two":      {testPeer("p"), []client.Object{testNode("n1"), speaking("n1", session("p", ""), session("p", ""))}, 2, 2, "Established", "every session"},
+		"one lacks a family": {testPeer("p"), []client.Object{testNode("n1"), speaking("n1", session("p", "", func(s *v1alpha1.BGPSession) {
+			s.Reason, s.LastError = "NoNextHop", "no IPv6 routes to 192.0.2.254"
+		}))}, 1, 1, "Established", "of node n1 a part is missing: no IPv6 routes to 192.0.2.254"},
 		"one is not":                              {testPeer("p"), []client.Object{testNode("n1"), testNode("n2"), speaking("n1", session("p", "connection refused")), speaking("n2", session("p", ""))}, 1, 2, "NotEstablished", "1 of 2 sessions are established; that of node n1 with 192.0.2.254 is not: connection refused"},
 		"one is held":                             {testPeer("p"), []client.Object{testNode("n1"), testNode("n2"), speaking("n1", session("p", "connection refused")), speaking("n2", session("p", "there is no Secret x", held("SecretNotFound")))}, 0, 2, "SecretNotFound", "that of node n2 is not: there is no Secret x"},
 		"one is being begun":                      {testPeer("p"), []client.Object{testNode("n1"), speaking("n1", session("p", "x", func(s *v1alpha1.BGPSession) { s.LastError = "" }))}, 0, 1, "NotEstablished", "it is being begun"},
