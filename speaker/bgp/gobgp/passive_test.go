@@ -45,8 +45,11 @@ func TestPassivePeersOnOnePortWithAndWithoutAnAddress(t *testing.T) {
 	p.Passive, p.Port = true, 10181
 	q.Passive, q.Port, q.Source = true, 10181, netip.Addr{}
 	a := newAnnouncer(t, false)
-	a.Set(desired(bgp.PeerRoutes{Peer: p}, bgp.PeerRoutes{Peer: q}))
+	// One after the other, or the wildcard's socket may take what is for the one
+	// that doesn't listen yet.
+	a.Set(desired(bgp.PeerRoutes{Peer: p}))
 	establish(t, w.come(p.Source, p.Port), 65000)
+	a.Set(desired(bgp.PeerRoutes{Peer: p}, bgp.PeerRoutes{Peer: q}))
 	establish(t, any.come(loopback(), q.Port), 65000)
 	established(t, a, "one", "any")
 }
