@@ -78,8 +78,8 @@ func askProxy(ctx context.Context, url string) proxy {
 	return p
 }
 
-// patience is for how long it makes sense to wait for more, on a node that was
-// just booted or not.
+// patience is for how long it makes sense to wait for more after it began to say
+// so, on a node that was just booted or not.
 func (p proxy) patience(booted bool) time.Duration {
 	switch {
 	case p.families > 1:
@@ -97,9 +97,13 @@ func (p proxy) patience(booted bool) time.Duration {
 // A node that boots starts its speaker and its kube-proxy together, and what
 // routers send it before it knows the Services is lost.
 func awaitForwarding(ctx context.Context, uptime time.Duration, url string) bool {
-	for began := time.Now(); ; {
+	var last proxy
+	for since := time.Now(); ; {
 		p := askProxy(ctx, url)
-		if time.Since(began) >= p.patience(uptime < settledUnseen) || !due.Wait(ctx, proxyPoll) {
+		if p != last {
+			last, since = p, time.Now()
+		}
+		if time.Since(since) >= p.patience(uptime < settledUnseen) || !due.Wait(ctx, proxyPoll) {
 			return p.families > 0
 		}
 	}

@@ -74,6 +74,26 @@ func TestAKubeProxyIsWaitedForAsLongAsItMakesSense(t *testing.T) {
 	}
 }
 
+// The second family has its time also if the first took longer than that.
+func TestASecondFamilyIsWaitedForFromTheFirstOn(t *testing.T) {
+	began := time.Now()
+	first, second := began.Add(restartPatience+500*time.Millisecond), began.Add(restartPatience+time.Second)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		switch now := time.Now(); {
+		case now.Before(first):
+			fmt.Fprint(w, saysNothing)
+		case now.Before(second):
+			fmt.Fprint(w, saysOne)
+		default:
+			fmt.Fprint(w, saysBoth)
+		}
+	}))
+	defer server.Close()
+	if !awaitForwarding(t.Context(), time.Hour, server.URL) || time.Now().Before(second) {
+		t.Errorf("over after %s", time.Since(began))
+	}
+}
+
 func TestANodeIsNotAnnouncedBeforeItForwards(t *testing.T) {
 	var asked atomic.Int32
 	said := []string{saysNothing, saysNothing, saysOne, saysBoth}
