@@ -34,6 +34,7 @@ type Announcer struct {
 	backend   Backend
 	bfd       BFD
 	preserved bool
+	began     time.Time
 	changed   chan struct{}
 	// setting keeps the calls of bfd.Set in order.
 	setting sync.Mutex
@@ -59,9 +60,15 @@ type Announcer struct {
 // must not be said, because the node may not forward yet.
 func New(log logr.Logger, reg prometheus.Registerer, backend Backend, bfd BFD, preserved bool) *Announcer {
 	return &Announcer{
-		log: log, metrics: newMetrics(reg), backend: backend, bfd: bfd, preserved: preserved,
+		log: log, metrics: newMetrics(reg), backend: backend, bfd: bfd, preserved: preserved, began: time.Now(),
 		changed: make(chan struct{}, 1), sessions: map[Key]*session{}, ending: map[Key]*session{}, bfdStates: map[Key]BFDState{},
 	}
+}
+
+// restarted tells whether the peer's router may still keep routes from before
+// this process.
+func (a *Announcer) restarted(p Peer) bool {
+	return a.preserved && time.Since(a.began) < p.RestartTime+p.LongLivedTime
 }
 
 // Set makes desired the whole of what is announced. It returns at once, and may

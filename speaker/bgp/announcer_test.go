@@ -255,6 +255,19 @@ func TestASessionThatCannotStartIsTriedAgain(t *testing.T) {
 	})
 }
 
+// A router that nobody told of routes for longer than it keeps any is new to this
+// node, though the process was restarted once.
+func TestARestartIsOverOneDay(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		time.Sleep(valid().RestartTime - time.Second)
+		w.set(to(1))
+		w.expect("start tor1 192.0.2.1 preserved=true")
+		time.Sleep(time.Second)
+		w.set(to(1), to(2))
+		w.expect("start tor2 192.0.2.2 preserved=false")
+	})
+}
+
 func TestTheNextConnectionHeedsAnEdit(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world) {
 		w.set(to(1).with("10.0.0.1/32"))

@@ -95,7 +95,7 @@ func (s *session) run() {
 		if conn == nil {
 			table := w.table()
 			var err error
-			if conn, err = s.announce.backend.Start(w.session, table, s.announce.preserved, s); err != nil {
+			if conn, err = s.announce.backend.Start(w.session, table, s.announce.restarted(w.session.Peer), s); err != nil {
 				s.Failed(err.Error())
 				retry.Reset(w.session.ConnectTime)
 				continue
