@@ -58,26 +58,29 @@ func bgp(ctx context.Context, flags *flag.FlagSet, args []string) error {
 		}
 	}
 	wanted := slices.DeleteFunc(slices.Clone(bgpRows), func(r bgpRow) bool { return !slices.Contains(strings.Split(*only, ","), r.name) })
-	random := c.random()
-	var results []bgpResult
-	var failed error
-	for _, kind := range strings.Split(*kinds, ",") {
-		for _, number := range strings.Split(*numbers, ",") {
+	var variants []variant
+	for kind := range strings.SplitSeq(*kinds, ",") {
+		for number := range strings.SplitSeq(*numbers, ",") {
 			n, err := strconv.Atoi(number)
 			if err != nil || n < 1 {
 				return fmt.Errorf("routers: %q is no number of them", number)
 			}
-			for _, watched := range strings.Split(*bfd, ",") {
+			for watched := range strings.SplitSeq(*bfd, ",") {
 				if watched != onOff(true) && watched != onOff(false) {
 					return fmt.Errorf("bfd: %q: want %s or %s", watched, onOff(true), onOff(false))
 				}
-				v := variant{kind: router.Kind(kind), routers: n, bfd: watched == onOff(true)}
-				measured, err := measureBGP(ctx, c, *nodes, v, wanted, *runs, random)
-				results = append(results, measured...)
-				if failed = errors.Join(failed, err); ctx.Err() != nil {
-					break // what is measured is told all the same
-				}
+				variants = append(variants, variant{kind: router.Kind(kind), routers: n, bfd: watched == onOff(true)})
 			}
+		}
+	}
+	random := c.random()
+	var results []bgpResult
+	var failed error
+	for _, v := range variants {
+		measured, err := measureBGP(ctx, c, *nodes, v, wanted, *runs, random)
+		results = append(results, measured...)
+		if failed = errors.Join(failed, err); ctx.Err() != nil {
+			break // what is measured is told all the same
 		}
 	}
 	if !printBGP(os.Stdout, results, *runs) {
