@@ -60,6 +60,7 @@ type Routing struct {
 	peers    []kube.Peer
 	links    []link.Link
 	linked   bool
+	ousted   bool       // the node was taken out of the cluster
 	routerID netip.Addr // for peers that name none
 
 	// The rest is Run's.
@@ -70,6 +71,7 @@ type Routing struct {
 // told is what a peer was told last.
 type told struct {
 	plan.Told
+	ousted bool
 	routes []bgp.Route
 	// leaving is since when routes are among those to leave.
 	leaving map[netip.Prefix]time.Time
@@ -92,6 +94,11 @@ func (r *Routing) SetState(s source.State) {
 		r.behind = true // nothing is announced before all is known, and then all of it is new
 		return
 	}
+	own := slices.IndexFunc(s.Nodes, func(n plan.Node) bool { return n.Name == r.node })
+	if own < 0 {
+		r.oust(s)
+		return
+	}
 	if r.behind {
 		r.table, r.behind = plan.NewTable(), false
 		s.NodesChanged, s.PeeringChanged = true, true
@@ -103,13 +110,9 @@ func (r *Routing) SetState(s source.State) {
 			changed = append(changed, addr)
 		}
 	}
-	own := slices.IndexFunc(s.Nodes, func(n plan.Node) bool { return n.Name == r.node })
 	for _, addr := range changed {
-		var announced plan.Announced
-		if own >= 0 {
-			a := s.Addresses[addr]
-			announced, _ = plan.BGP(&a.Address, &s.Nodes[own], s.Nodes)
-		}
+		a := s.Addresses[addr]
+		announced, _ := plan.BGP(&a.Address, &s.Nodes[own], s.Nodes)
 		r.table.Set(addr, announced)
 	}
 	for _, addr := range s.Gone {
@@ -118,7 +121,20 @@ func (r *Routing) SetState(s source.State) {
 	if s.PeeringChanged {
 		r.peers = s.Peering.Of(r.node)
 	}
-	r.known = true
+	r.known, r.ousted = true, false
+	r.Refresh()
+}
+
+// oust takes a cluster that the node is no longer in. What it announced it goes
+// on announcing, but asks routers to prefer whoever else does: it may be the last
+// that can be reached, and was perhaps taken out by mistake.
+func (r *Routing) oust(s source.State) {
+	for _, addr := range slices.Concat(s.Gone, s.Changed) {
+		if len(s.Addresses[addr].Services) == 0 {
+			r.table.Set(addr, plan.Announced{})
+		}
+	}
+	r.ousted, r.behind = true, true // should it come back, all is new
 	r.Refresh()
 }
 
@@ -164,7 +180,7 @@ const forever = time.Duration(1<<63 - 1)
 // announce tells the Announcer how it is now, and returns when to do so again
 // though nothing changes.
 func (r *Routing) announce(now time.Time) (again time.Duration) {
-	peers, routes, links, ok := r.snapshot()
+	peers, routes, links, ousted, ok := r.snapshot()
 	if !ok {
 		return forever
 	}
@@ -178,7 +194,7 @@ func (r *Routing) announce(now time.Time) (again time.Duration) {
 		if p.Interface != "" {
 			unnumbered[p.Interface] = struct{}{}
 		}
-		of, due := r.told[p.Name].next(now, routes[p.Name])
+		of, due := r.told[p.Name].next(now, routes[p.Name], ousted)
 		r.told[p.Name] = of
 		again = min(again, due)
 		desired.Peers = append(desired.Peers, bgp.PeerRoutes{Peer: r.peer(&p), Routes: of.routes})
@@ -201,28 +217,31 @@ func (r *Routing) announce(now time.Time) (again time.Duration) {
 }
 
 // snapshot returns what there is to announce; false before all is known.
-func (r *Routing) snapshot() ([]kube.Peer, map[string]plan.Told, []link.Link, bool) {
+func (r *Routing) snapshot() (peers []kube.Peer, routes map[string]plan.Told, links []link.Link, ousted, ok bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if !r.known || !r.linked {
-		return nil, nil, nil, false
+		return nil, nil, nil, false, false
 	}
 	if !r.routerID.IsValid() {
 		r.routerID = routerID(r.node, r.links)
 	}
-	return r.peers, r.table.Routes(), r.links, true
+	return r.peers, r.table.Routes(), r.links, r.ousted, true
 }
 
 // next is what a peer is told now, and when that changes by itself. A route that
 // is to be left and wasn't announced never is: a node that is excluded would take
 // traffic of each new address for a moment.
-func (t told) next(now time.Time, is plan.Told) (told, time.Duration) {
+func (t told) next(now time.Time, is plan.Told, ousted bool) (told, time.Duration) {
 	again := forever
-	if same(t.Stay, is.Stay) && same(t.Leave, is.Leave) && len(t.leaving) == 0 && t.routes != nil {
+	if same(t.Stay, is.Stay) && same(t.Leave, is.Leave) && len(t.leaving) == 0 && t.ousted == ousted && t.routes != nil {
 		return t, again
 	}
-	n := told{Told: is, routes: make([]bgp.Route, 0, len(is.Stay)+len(is.Leave))}
+	n := told{Told: is, ousted: ousted, routes: make([]bgp.Route, 0, len(is.Stay)+len(is.Leave))}
 	for _, route := range is.Stay {
+		if ousted {
+			route = route.Leaving()
+		}
 		n.routes = append(n.routes, bgp.Route(route))
 	}
 	for _, route := range is.Leave {

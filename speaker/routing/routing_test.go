@@ -309,6 +309,39 @@ func TestADrainMarksBeforeItWithdraws(t *testing.T) {
 	}, peer("tor"))
 }
 
+// A node that was taken out of the cluster may be the last that routers can reach,
+// so it goes on as the last choice.
+func TestANodeThatIsTakenOutIsTheLastChoice(t *testing.T) {
+	bubble(t, func(w *world) {
+		w.SetLinks([]link.Link{eth0})
+		w.SetState(w.state("203.0.113.1", "203.0.113.2", "203.0.113.3"))
+		nodes := w.nodes
+		w.nodes = nodes[1:]
+		out := w.state("203.0.113.1", "203.0.113.2", "203.0.113.4")
+		released := out.Addresses[netip.MustParseAddr("203.0.113.2")]
+		released.Services = nil
+		out.Addresses[released.Addr], out.Gone = released, []netip.Addr{netip.MustParseAddr("203.0.113.3")}
+		w.SetState(out)
+		time.Sleep(time.Hour)
+		d, _ := w.last()
+		if len(d.Peers) != 1 || len(d.Peers[0].Routes) != 1 {
+			t.Fatalf("announces %+v", d.Peers)
+		}
+		r := d.Peers[0].Routes[0]
+		if r.Prefix.String() != "203.0.113.1/32" || !slices.Contains(r.Communities, bgp.GracefulShutdown) || r.LocalPref == nil || *r.LocalPref != 0 {
+			t.Errorf("announces %+v", r)
+		}
+		w.nodes = nodes
+		back := w.state("203.0.113.1", "203.0.113.4")
+		back.Changed, back.NodesChanged, back.PeeringChanged = nil, true, false
+		w.SetState(back)
+		d, _ = w.last()
+		if len(d.Peers[0].Routes) != 2 || len(d.Peers[0].Routes[0].Communities) != 0 {
+			t.Errorf("once it is back it announces %+v", d.Peers[0].Routes)
+		}
+	}, peer("tor"))
+}
+
 func TestWhatHoldsASessionIsTold(t *testing.T) {
 	asnless := peer("asnless", func(s *v1alpha1.BGPPeerSpec) { s.LocalASN = nil })
 	bubble(t, func(w *world) {

@@ -13,7 +13,7 @@ import (
 
 // report tells the sessions.
 func (r *Routing) report() {
-	peers, _, _, ok := r.snapshot()
+	peers, _, _, _, ok := r.snapshot()
 	if !ok {
 		return
 	}
