@@ -29,7 +29,7 @@ unit: ## Run the unit tests with the race detector
 .PHONY: e2e
 e2e: build ## Run the lab's own tests and the end-to-end suite on a lab
 	go test -race -count=1 -timeout 20m -p 1 ./test/lab/...
-	go test -count=1 -timeout 30m -p 1 ./test/e2e/... ./test/examples
+	go test -count=1 -timeout 60m -p 1 ./test/e2e/... ./test/examples
 
 .PHONY: simulate
 simulate: ## Run 100,000 random schedules of failures against the mesh (SCHEDULES=n)
