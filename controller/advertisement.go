@@ -5,16 +5,13 @@ package controller
 import (
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 	"strings"
 
 	"k8s.io/apimachinery/pkg/api/equality"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	toolscache "k8s.io/client-go/tools/cache"
-	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/fairlead-lb/fairlead/api/v1alpha1"
 	"github.com/fairlead-lb/fairlead/plan/kube"
@@ -30,17 +27,9 @@ const (
 )
 
 func (c *Controller) advertisementEvents() toolscache.ResourceEventHandlerFuncs {
-	changed := func() { c.config.Add(request(nodesChanged)) }
-	return toolscache.ResourceEventHandlerFuncs{
-		AddFunc: func(any) { changed() },
-		UpdateFunc: func(before, after any) {
-			b, a := before.(*v1alpha1.L2Advertisement), after.(*v1alpha1.L2Advertisement)
-			if b.Generation != a.Generation || b.UID != a.UID || !equality.Semantic.DeepEqual(b.Status, a.Status) {
-				changed()
-			}
-		},
-		DeleteFunc: func(any) { changed() },
-	}
+	return onEdit(func() { c.config.Add(request(nodesChanged)) }, func(b, a *v1alpha1.L2Advertisement) bool {
+		return equality.Semantic.DeepEqual(b.Status, a.Status)
+	})
 }
 
 // tellAdvertisements writes the conditions of L2Advertisements that changed.
@@ -62,13 +51,7 @@ func (c *Controller) tellAdvertisements(ctx context.Context) error {
 		cond := on.advertisement(&ads[at], obj, pools)
 		cond.LastTransitionTime, cond.ObservedGeneration = metav1.NewTime(c.now()), obj.Generation
 		meta.SetStatusCondition(&updated.Status.Conditions, cond)
-		if equality.Semantic.DeepEqual(obj.Status, updated.Status) {
-			continue
-		}
-		err := c.client.Status().Patch(ctx, updated, client.MergeFromWithOptions(obj, client.MergeFromWithOptimisticLock{}))
-		if err != nil && !apierrors.IsConflict(err) && !apierrors.IsNotFound(err) { // its event comes back here
-			failed = append(failed, fmt.Errorf("patch status of L2Advertisement %s: %w", obj.Name, err))
-		}
+		failed = append(failed, c.patchStatus(ctx, obj, updated, equality.Semantic.DeepEqual(obj.Status, updated.Status)))
 	}
 	return errors.Join(failed...)
 }

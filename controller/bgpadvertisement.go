@@ -33,17 +33,9 @@ const (
 )
 
 func (c *Controller) bgpAdvertisementEvents() toolscache.ResourceEventHandlerFuncs {
-	changed := func() { c.config.Add(request(nodesChanged)) }
-	return toolscache.ResourceEventHandlerFuncs{
-		AddFunc: func(any) { changed() },
-		UpdateFunc: func(before, after any) {
-			b, a := before.(*v1alpha1.BGPAdvertisement), after.(*v1alpha1.BGPAdvertisement)
-			if b.Generation != a.Generation || b.UID != a.UID || !equality.Semantic.DeepEqual(b.Status, a.Status) {
-				changed()
-			}
-		},
-		DeleteFunc: func(any) { changed() },
-	}
+	return onEdit(func() { c.config.Add(request(nodesChanged)) }, func(b, a *v1alpha1.BGPAdvertisement) bool {
+		return equality.Semantic.DeepEqual(b.Status, a.Status)
+	})
 }
 
 // tellBGPAdvertisements writes the conditions of BGPAdvertisements that changed.

@@ -69,6 +69,21 @@ func on[T client.Object](f func(T)) toolscache.ResourceEventHandlerFuncs {
 	}
 }
 
+// onEdit calls f when an object comes, goes, or has another spec or status. Somebody
+// may have edited the status, which is ours.
+func onEdit[T client.Object](f func(), sameStatus func(before, after T) bool) toolscache.ResourceEventHandlerFuncs {
+	return toolscache.ResourceEventHandlerFuncs{
+		AddFunc: func(any) { f() },
+		UpdateFunc: func(before, after any) {
+			b, a := before.(T), after.(T)
+			if b.GetGeneration() != a.GetGeneration() || b.GetUID() != a.GetUID() || !sameStatus(b, a) {
+				f()
+			}
+		},
+		DeleteFunc: func(any) { f() },
+	}
+}
+
 // deleted returns the object of a deletion, also of one that the watch missed.
 func deleted[T client.Object](obj any) T {
 	if missed, ok := obj.(toolscache.DeletedFinalStateUnknown); ok {
