@@ -50,7 +50,9 @@ func (a *Agent) loop(ctx context.Context) {
 			look = time.Time{}
 			a.look()
 			took := time.Since(now)
-			rest = now.Add(max(minInterval, restFactor*took))
+			if a.view.complete() { // until then it is silent, and in a hurry
+				rest = now.Add(max(minInterval, restFactor*took))
+			}
 			now = now.Add(took)
 		}
 		if !retry.IsZero() && !now.Before(retry) {
