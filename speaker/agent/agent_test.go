@@ -4,6 +4,7 @@ package agent
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -364,6 +365,28 @@ func TestWhatCantBeAnnouncedIsLogged(t *testing.T) {
 		if len(a.logged) != 2 || !strings.Contains(a.logged[0], `"reason"="NoLinkOnSubnet" "addresses"=5`) ||
 			!strings.Contains(a.logged[1], `"added"=5`) {
 			t.Errorf("logged %q", a.logged)
+		}
+	}, addrs...)
+}
+
+func TestWhatBecomesOfManyAddressesIsLoggedInFewLines(t *testing.T) {
+	const n = touches + 5
+	addrs, wide := manyProposed(n)
+	bubble(t, func(t *testing.T, w *world) {
+		a := w.run("a") // on another network
+		w.settle()
+		a.mu.Lock()
+		if len(a.logged) != 1 || !strings.Contains(a.logged[0], fmt.Sprintf(`"reason"="NoLinkOnSubnet" "addresses"=%d`, n)) {
+			t.Errorf("logged %.1000q", a.logged)
+		}
+		a.logged = nil
+		a.mu.Unlock()
+		a.SetLinks([]link.Link{wide})
+		time.Sleep(time.Minute)
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		if last := len(a.logged) - 1; last < 0 || last > 10 || !strings.Contains(a.logged[last], fmt.Sprintf(`"addresses"=%d`, n)) {
+			t.Errorf("logged %.1000q", a.logged)
 		}
 	}, addrs...)
 }

@@ -15,9 +15,10 @@ import (
 	"github.com/fairlead-lb/fairlead/speaker/mesh"
 )
 
-// record has the recorder write the claims of the node that are not on record.
-func (a *Agent) record(now time.Time) {
-	for addr := range a.wire.touched {
+// record has the recorder write the claims of the node on addresses, if they are
+// not on record.
+func (a *Agent) record(now time.Time, touched []netip.Addr) {
+	for _, addr := range touched {
 		if c, ok := a.claim(now, addr); ok {
 			a.recorder.Put(addr, c)
 		} else {

@@ -43,10 +43,14 @@ func (a *Agent) loop(ctx context.Context) {
 			look = latest(time.Now(), rest)
 		}
 		now := time.Now()
+		looks := !look.IsZero() && !now.Before(look)
+		if links != nil || looks {
+			a.step() // what takes long now is no stall
+		}
 		if links != nil {
 			a.setLinks(links)
 		}
-		if !look.IsZero() && !now.Before(look) {
+		if looks {
 			look = time.Time{}
 			a.look()
 			took := time.Since(now)
@@ -215,8 +219,18 @@ func (a *Agent) step() (next time.Time, failing bool) {
 	}
 	a.observe(now, others)
 	a.machine.Tick(now)
-	a.do(now, a.machine.Output())
-	a.record(now)
-	a.tell()
-	return a.watch.next(a.machine.Next()), a.wire.failing()
+	out := a.machine.Output()
+	a.do(now, out)
+	var touched []netip.Addr
+	if !out.More { // all are answered as they are to be
+		touched = a.wire.takeTouched()
+	}
+	a.verify(now, touched)
+	a.record(now, touched)
+	a.tell(now, touched)
+	next = a.watch.next(a.machine.Next())
+	if len(a.wire.touched) > 0 {
+		next = now
+	}
+	return next, a.wire.failing()
 }

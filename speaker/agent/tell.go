@@ -5,6 +5,7 @@ package agent
 import (
 	"maps"
 	"net/netip"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
@@ -55,12 +56,24 @@ type tales struct {
 	stands  map[netip.Addr]bool // answered in the owner's place
 	dropped mesh.Drops
 	stalls  uint64
+
+	// What is to be logged when no address is touched any more, and when that
+	// was last done.
+	fresh          map[plan.Reason]plan.Verdict
+	added, removed int
+	standing       int // as it was logged
+	logged         time.Time
 }
+
+// logInterval is between two logs of what became of addresses: new ones are
+// probed a few at a time.
+const logInterval = time.Second
 
 func newTales() tales {
 	return tales{
 		unable: map[netip.Addr]plan.Reason{}, counts: map[plan.Reason]int{}, told: map[plan.Reason]int{},
 		own: map[netip.Addr]bool{}, stands: map[netip.Addr]bool{},
+		fresh: map[plan.Reason]plan.Verdict{},
 	}
 }
 
@@ -73,25 +86,32 @@ func (a *Agent) tellFailures(failed map[l2.Place]error) {
 	}
 }
 
-// tell logs and counts what has changed about the touched addresses, which are
-// done with now.
-func (a *Agent) tell() {
+// tell counts what has changed, also about addresses that were touched, and logs
+// it when there are no more of them, now and then.
+func (a *Agent) tell(now time.Time, touched []netip.Addr) {
 	t := &a.tales
 	a.tellDrops()
 	stalls := a.machine.Stalls()
 	a.metrics.stalls.Add(float64(stalls - t.stalls))
 	t.stalls = stalls
-	if len(a.wire.touched) == 0 {
-		return
+	if len(touched) > 0 {
+		a.count(touched)
 	}
-	added, removed, standing := 0, 0, len(t.stands)
+	if len(a.wire.touched) == 0 && now.Sub(t.logged) >= logInterval && a.logTales() {
+		t.logged = now
+	}
+}
+
+// count counts what has changed about addresses.
+func (a *Agent) count(touched []netip.Addr) {
+	t := &a.tales
 	var snapshot plan.Snapshot
-	for addr := range a.wire.touched {
+	for _, addr := range touched {
 		_, owns := a.answering(addr)
 		stands := len(a.wire.wants[addr].As) > 0
 		switch {
 		case owns && !t.own[addr]:
-			added++
+			t.added++
 			t.own[addr] = true
 			if was := a.view.state.Addresses[addr].Record.Claim; was != nil && was.Node != a.node {
 				a.metrics.takeovers.Inc()
@@ -99,7 +119,7 @@ func (a *Agent) tell() {
 			claim, _ := a.machine.Claim(addr)
 			a.log.V(1).Info("Announcing address", "address", addr, "interfaces", a.wire.wants[addr].Interfaces, "term", claim.Term)
 		case !owns && t.own[addr]:
-			removed++
+			t.removed++
 			delete(t.own, addr)
 			a.log.V(1).Info("Stopped announcing address", "address", addr)
 		}
@@ -120,31 +140,40 @@ func (a *Agent) tell() {
 			delete(t.unable, addr)
 		}
 	}
-	a.wire.touched = map[netip.Addr]struct{}{}
 	snapshot.Nodes = a.view.nodes
-	fresh := map[plan.Reason]plan.Verdict{}
 	for _, v := range plan.Compute(snapshot, a.node).Verdicts {
 		if v.Expected {
 			t.unable[v.Address] = v.Reason
 			t.counts[v.Reason]++
-			fresh[v.Reason] = v
+			t.fresh[v.Reason] = v
 		}
 	}
-	for reason, v := range fresh {
+}
+
+// logTales logs what was counted, and reports whether there was something.
+func (a *Agent) logTales() (logged bool) {
+	t := &a.tales
+	for reason, v := range t.fresh {
 		if t.counts[reason] == t.told[reason] {
 			continue
 		}
+		logged = true
 		a.log.Info("Can't announce addresses that this node is chosen for", "reason", reason,
 			"addresses", t.counts[reason], "one", v.Address, "message", v.Message)
 	}
+	clear(t.fresh)
 	maps.Copy(t.told, t.counts)
-	if added+removed > 0 {
-		a.log.Info("Announcements changed", "added", added, "removed", removed, "addresses", len(t.own))
+	if t.added+t.removed > 0 {
+		logged = true
+		a.log.Info("Announcements changed", "added", t.added, "removed", t.removed, "addresses", len(t.own))
 	}
-	if n := len(t.stands); n != standing {
+	t.added, t.removed = 0, 0
+	if n := len(t.stands); n != t.standing {
+		t.standing, logged = n, true
 		a.metrics.standing.Set(float64(n))
 		a.log.Info("Standing in for speakers that are away", "addresses", n)
 	}
+	return logged
 }
 
 func (a *Agent) tellDrops() {

@@ -117,7 +117,7 @@ func (a *Agent) observe(now time.Time, seen []l2.Sighting) {
 	}
 }
 
-// guard does what is due about conflicts and verification.
+// guard does what is due about conflicts.
 func (a *Agent) guard(now time.Time) {
 	a.lookAround(now)
 	w := &a.watch
@@ -146,12 +146,13 @@ func (a *Agent) guard(now time.Time) {
 	for _, p := range out.Proxies {
 		a.log.Info("A host answers for the addresses of others: it is taken for a proxy", "mac", p.MAC, "interface", p.Interface, "addresses", p.Addrs)
 	}
-	a.verify(now)
 }
 
-func (a *Agent) verify(now time.Time) {
+// verify has other nodes' addresses verified: those that were touched, and a few
+// more.
+func (a *Agent) verify(now time.Time, touched []netip.Addr) {
 	w := &a.watch
-	for addr := range a.wire.touched {
+	for _, addr := range touched {
 		a.review(now, addr)
 	}
 	n := min(len(w.reviewing), reviews)

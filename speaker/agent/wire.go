@@ -48,6 +48,27 @@ func newWire() wire {
 
 func (w *wire) touch(addr netip.Addr) { w.touched[addr] = struct{}{} }
 
+// touches is how many touched addresses are looked at in one step: it must not
+// take so long that it looks like a stall.
+const touches = 1000
+
+// takeTouched returns some addresses that were touched, which are done with then.
+func (w *wire) takeTouched() []netip.Addr {
+	if len(w.touched) == 0 {
+		return nil
+	}
+	taken := make([]netip.Addr, 0, min(len(w.touched), touches))
+	for addr := range w.touched {
+		if len(taken) == touches {
+			return taken
+		}
+		taken = append(taken, addr)
+		delete(w.touched, addr)
+	}
+	w.touched = map[netip.Addr]struct{}{} // it may have been all
+	return taken
+}
+
 // again has everything told once more.
 func (w *wire) again() { w.stale = true }
 
@@ -144,7 +165,7 @@ func (a *Agent) do(now time.Time, out mesh.Output) {
 	a.guard(now)
 	a.responder.Silence(out.Silent)
 	a.answer(stale)
-	if a.view.complete() && len(out.Silent) == 0 {
+	if a.view.complete() && len(out.Silent) == 0 && !out.More {
 		a.ready.Store(true)
 	}
 	for _, addr := range out.Probe {

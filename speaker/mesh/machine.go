@@ -8,9 +8,13 @@ import (
 	"time"
 )
 
-// refreshes is how many addresses the policy is asked about in one tick: it
-// must not take so long that it looks like a stall.
-const refreshes = 500
+// What is done at a time must not take so long that it looks like a stall.
+const (
+	// refreshes is how many addresses the policy is asked about in one tick.
+	refreshes = 500
+	// outputs is how many answers one Output has at most, and how many claims.
+	outputs = 1000
+)
 
 // Machine is the state of the mesh as one speaker sees it.
 type Machine struct {

@@ -149,6 +149,9 @@ type Output struct {
 	// Probe are addresses whose owner a peer suspects to be mute. Ask the wire
 	// for them, and call Confirm if nobody answers.
 	Probe []netip.Addr
+	// More says that the next Output has more of Answers or Record: all at once
+	// would take the caller too long.
+	More bool
 }
 
 // Frame is a payload to send. The same payload may be sent several times.

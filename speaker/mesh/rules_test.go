@@ -192,6 +192,54 @@ func TestStall(t *testing.T) {
 	}
 }
 
+// What is to be done about many addresses comes in parts, and at once.
+func TestManyAnswersComeInParts(t *testing.T) {
+	const many = 2*outputs + 1
+	var list []Address
+	for i := range many {
+		list = append(list, Address{Addr: netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)}), Interfaces: []string{"eth0"}, Proposed: "me"})
+	}
+	now := epoch
+	m := New(Config{Node: "me", Boot: 3}, mine{"me"}, now)
+	m.SetCluster(now, 7)
+	m.SetSegments(now, []Segment{{Index: 1, Name: "eth0", MAC: link.MAC{2, 1}, Up: true}})
+	m.SetRecorder(now, true)
+	m.SetAddresses(now, list, nil)
+	answered, recorded := map[netip.Addr]bool{}, map[netip.Addr]bool{}
+	for began := (time.Time{}); len(answered) < many || len(recorded) < many; {
+		if now.Sub(epoch) > time.Minute {
+			t.Fatalf("%d answers and %d claims of %d", len(answered), len(recorded), many)
+		}
+		m.Tick(now)
+		out := m.Output()
+		if len(out.Answers) > outputs || len(out.Record) > outputs {
+			t.Fatalf("%d answers and %d claims at a time", len(out.Answers), len(out.Record))
+		}
+		for _, a := range out.Answers {
+			answered[a.Addr] = len(a.Interfaces) > 0
+		}
+		for _, r := range out.Record {
+			recorded[r.Addr] = true
+		}
+		if began.IsZero() && len(out.Answers) > 0 {
+			began = now
+		}
+		more := !began.IsZero() && (len(answered) < many || len(recorded) < many)
+		if !began.IsZero() && out.More != more {
+			t.Fatalf("More is %t after %d answers and %d claims of %d", out.More, len(answered), len(recorded), many)
+		}
+		if more && m.Next().After(now) {
+			t.Fatalf("the rest has to wait for %s", m.Next().Sub(now))
+		}
+		now = m.Next()
+	}
+	for addr, answers := range answered {
+		if !answers {
+			t.Errorf("%s is not answered", addr)
+		}
+	}
+}
+
 // Another claimant is told and announced against once a tick, however often it
 // speaks.
 func TestALowerClaimIsAnnouncedAgainstOnce(t *testing.T) {

@@ -54,15 +54,26 @@ func (m *Machine) refreshSome(now time.Time) {
 	}
 }
 
-// Output returns what is to be done, once.
+// Output returns what is to be done, once. Of many addresses it returns some,
+// says that there are more, and has Tick called at once.
 func (m *Machine) Output() Output {
 	slices.SortStableFunc(m.changed, compareAddress) // one may be gone and back
-	for _, e := range m.changed {
+	n := min(len(m.changed), outputs)
+	for _, e := range m.changed[:n] {
 		e.changed = false
 		m.putOut(e)
 	}
-	m.changed = nil // it may have been all
+	if m.changed = m.changed[n:]; len(m.changed) == 0 {
+		m.changed = nil // it may have been all
+	}
 	out := m.out
+	m.out = Output{}
+	if len(out.Record) > outputs {
+		out.Record, m.out.Record = out.Record[:outputs], out.Record[outputs:]
+	}
+	if out.More = len(m.changed)+len(m.out.Record) > 0; out.More {
+		m.at(m.ticked)
+	}
 	for _, e := range m.announce {
 		e.announcing = false
 		out.Announce = append(out.Announce, e.addr)
@@ -72,7 +83,7 @@ func (m *Machine) Output() Output {
 			out.Silent = append(out.Silent, i.Name)
 		}
 	}
-	m.out, m.announce = Output{}, nil
+	m.announce = nil
 	return out
 }
 
