@@ -29,7 +29,7 @@ const (
 	namespace = "bench"
 	// patience is for all of it: the machine may be a busy one.
 	patience = 30 * time.Minute
-	// lull is how long a speaker is given to come to rest before it is measured.
+	// lull is how long speaker and API server are given to come to rest before they are measured.
 	lull = 5 * time.Second
 )
 
