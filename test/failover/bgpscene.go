@@ -50,7 +50,7 @@ type bgpScene struct {
 }
 
 // newBGPScene starts a lab and waits until every router uses every node.
-func newBGPScene(ctx context.Context, c common, nodes int, v variant) (s *bgpScene, err error) {
+func newBGPScene(ctx context.Context, c common, nodes int, v variant) (_ *bgpScene, err error) {
 	scheme := runtime.NewScheme()
 	if err := errors.Join(clientgoscheme.AddToScheme(scheme), v1alpha1.AddToScheme(scheme)); err != nil {
 		return nil, err
@@ -60,7 +60,7 @@ func newBGPScene(ctx context.Context, c common, nodes int, v variant) (s *bgpSce
 	if err != nil {
 		return nil, err
 	}
-	s = &bgpScene{variant: v, lab: lab, single: map[netip.Addr]*cluster.Node{}}
+	s := &bgpScene{variant: v, lab: lab, single: map[netip.Addr]*cluster.Node{}}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.close())
