@@ -154,10 +154,13 @@ func outcomesOf(flows []addressFlows, struck, mended, ended time.Time) (outcomes
 			for _, result := range f.Between(struck.Add(-wire.ProbeInterval), mended) {
 				if o.lost += result.Lost; result.Lost > 0 {
 					o.dark = append(o.dark, result.Dark)
+					o.first = append(o.first, result.First.Sub(struck))
 				}
 			}
 			for _, result := range f.Between(mended, ended) {
-				o.back += result.Lost
+				if o.back += result.Lost; result.Lost > 0 {
+					o.first = append(o.first, result.First.Sub(struck))
+				}
 			}
 		}
 		if any {

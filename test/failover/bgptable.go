@@ -19,6 +19,7 @@ type bgpOutcome struct {
 	dark   []time.Duration // of each flow that lost something before the fault was mended
 	lost   int             // datagrams, until then
 	back   int             // and from then on
+	first  []time.Duration // after the fault, of each flow that lost something
 }
 
 // bgpBounds are what a row promises. A zero bound is none.

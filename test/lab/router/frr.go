@@ -74,16 +74,18 @@ func (f frr) start(ctx context.Context, c Config, again bool) ([]*sandbox.Proces
 	return processes, f.load(ctx, cmp.Or(c.Text, frrText(frrSections(c))+c.Extra))
 }
 
-// zebraArgs have a restarter's zebra leave its routes in the kernel when it ends, and take them over when it starts.
+// zebraArgs have zebra replace IPv6 routes as it does IPv4 ones: else it deletes the old one first, and what comes between
+// is lost. A restarter's leaves its routes in the kernel when it ends, and takes them over when it starts.
 func (f frr) zebraArgs(c Config) []string {
+	args := []string{"--v6-rr-semantics"}
 	if c.Restart != Restarter {
-		return nil
+		return args
 	}
 	takeOver := 2 * time.Minute
 	if c.RestartTime > 0 {
 		takeOver = c.RestartTime
 	}
-	return []string{"-r", "-K", strconv.Itoa(int(takeOver / time.Second))}
+	return append(args, "-r", "-K", strconv.Itoa(int(takeOver/time.Second)))
 }
 
 // ownFolder gives the router's folder to the user that the daemons become.

@@ -29,6 +29,8 @@ type Dialer interface {
 // Result is what a Probe found.
 type Result struct {
 	Sent, Lost int
+	// First is when the first of the lost was sent.
+	First time.Time
 	// Dark is the longest time from the sending of a lost probe to the sending of the next answered one, or to the last
 	// probe if none was answered since.
 	Dark    time.Duration

@@ -107,7 +107,9 @@ func summarise(probes []sent) Result {
 	var darkSince time.Time
 	for i, p := range probes {
 		if p.answer == "" {
-			r.Lost++
+			if r.Lost++; r.Lost == 1 {
+				r.First = p.at
+			}
 			if darkSince.IsZero() {
 				darkSince = p.at
 			}
