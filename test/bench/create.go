@@ -17,6 +17,7 @@ import (
 	"k8s.io/client-go/tools/cache"
 
 	"github.com/fairlead-lb/fairlead/api/v1alpha1"
+	"github.com/fairlead-lb/fairlead/test/bench/report"
 	"github.com/fairlead-lb/fairlead/test/lab/cluster"
 )
 
@@ -54,22 +55,22 @@ func (b *bench) create(ctx context.Context) error {
 	}
 
 	fmt.Println("all created at once")
-	row("created after", "%8.2f s", r.created.Seconds())
-	row("all have an address after", "%8.2f s", r.allocated.Seconds())
-	row("all announced after", "%8.2f s", r.announced.Seconds())
-	row("from creation to address", "%8.0f ms p50 %8.0f ms p99", ms(quantile(r.lag, 0.5)), ms(quantile(r.lag, 0.99)))
-	row("distinct addresses", "%8d", r.distinct)
+	report.Row("created after", "%8.2f s", r.created.Seconds())
+	report.Row("all have an address after", "%8.2f s", r.allocated.Seconds())
+	report.Row("all announced after", "%8.2f s", r.announced.Seconds())
+	report.Row("from creation to address", "%8.0f ms p50 %8.0f ms p99", ms(quantile(r.lag, 0.5)), ms(quantile(r.lag, 0.99)))
+	report.Row("distinct addresses", "%8d", r.distinct)
 	total := 0
 	for _, what := range caused {
 		total += n[what]
-		row("writes per Service, "+what, "%8.2f", float64(n[what])/float64(b.count))
+		report.Row("writes per Service, "+what, "%8.2f", float64(n[what])/float64(b.count))
 	}
-	row("writes per Service, all", "%8.2f", float64(total)/float64(b.count))
+	report.Row("writes per Service, all", "%8.2f", float64(total)/float64(b.count))
 	for _, name := range names(used) {
-		row(name, "%8.2f s of CPU time %5d MB peak", (used[name].CPU - idle[name].CPU).Seconds(), used[name].Peak>>20)
+		report.Row(name, "%8.2f s of CPU time %5d MB peak", (used[name].CPU - idle[name].CPU).Seconds(), used[name].Peak>>20)
 	}
-	b.promise(r.distinct == b.count, "%d Services have %d distinct addresses", b.count, r.distinct)
-	b.promise(total <= mostWrites*b.count, "%d Services caused %d writes", b.count, total)
+	b.Promise(r.distinct == b.count, "%d Services have %d distinct addresses", b.count, r.distinct)
+	b.Promise(total <= mostWrites*b.count, "%d Services caused %d writes", b.count, total)
 	return nil
 }
 

@@ -11,6 +11,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/fairlead-lb/fairlead/api/v1alpha1"
+	"github.com/fairlead-lb/fairlead/test/bench/report"
 	"github.com/fairlead-lb/fairlead/test/lab/cluster"
 )
 
@@ -72,15 +73,15 @@ func (b *bench) remove(ctx context.Context) error {
 	}
 	n := after.since(before)
 	fmt.Println("all deleted at once")
-	row("deleted after", "%8.2f s", deleted.Seconds())
-	row("all gone after", "%8.2f s", gone.Seconds())
-	row("all addresses released after", "%8.2f s", released.Seconds())
-	row("addresses still held", "%8d", held)
+	report.Row("deleted after", "%8.2f s", deleted.Seconds())
+	report.Row("all gone after", "%8.2f s", gone.Seconds())
+	report.Row("all addresses released after", "%8.2f s", released.Seconds())
+	report.Row("addresses still held", "%8d", held)
 	for _, what := range caused {
-		row("writes per Service, "+what, "%8.2f", float64(n[what])/float64(b.count))
+		report.Row("writes per Service, "+what, "%8.2f", float64(n[what])/float64(b.count))
 	}
-	row("controller", "%8.2f s of CPU time %5d MB peak", (now[b.controller.Name].CPU - used[b.controller.Name].CPU).Seconds(), now[b.controller.Name].Peak>>20)
-	b.promise(held == 0, "%d addresses are held by nobody's Service", held)
+	report.Row("controller", "%8.2f s of CPU time %5d MB peak", (now[b.controller.Name].CPU - used[b.controller.Name].CPU).Seconds(), now[b.controller.Name].Peak>>20)
+	b.Promise(held == 0, "%d addresses are held by nobody's Service", held)
 	return nil
 }
 

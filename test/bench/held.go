@@ -13,6 +13,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/fairlead-lb/fairlead/api/v1alpha1"
+	"github.com/fairlead-lb/fairlead/test/bench/report"
 	"github.com/fairlead-lb/fairlead/test/lab/cluster"
 )
 
@@ -83,13 +84,13 @@ func (b *bench) editPool(ctx context.Context) error {
 		}
 		n := after.since(before)
 		fmt.Println("the pool edited:", edit.what)
-		row("taken after", "%8.2f s", taken.Seconds())
-		row("at rest after", "%8.2f s", rest.Sub(start).Seconds())
-		row("controller", "%8.2f s of CPU time", (now[b.controller.Name].CPU - used[b.controller.Name].CPU).Seconds())
+		report.Row("taken after", "%8.2f s", taken.Seconds())
+		report.Row("at rest after", "%8.2f s", rest.Sub(start).Seconds())
+		report.Row("controller", "%8.2f s of CPU time", (now[b.controller.Name].CPU - used[b.controller.Name].CPU).Seconds())
 		for _, what := range kinds {
-			row("writes, "+what, "%8d", n[what])
+			report.Row("writes, "+what, "%8d", n[what])
 		}
-		b.promise(n.of(serviceWrites...) == 0, "the pool's edit (%s) caused %d writes of Services", edit.what, n.of(serviceWrites...))
+		b.Promise(n.of(serviceWrites...) == 0, "the pool's edit (%s) caused %d writes of Services", edit.what, n.of(serviceWrites...))
 	}
 	return nil
 }
@@ -142,13 +143,13 @@ func (b *bench) restart(ctx context.Context) error {
 		return err
 	}
 	fmt.Println("the controller restarted, nothing to do")
-	row("ready after", "%8.2f s", ready.Seconds())
-	row("every Service looked at after", "%8.2f s", rest.Sub(start).Seconds())
-	row("controller", "%8.2f s of CPU time %5d MB peak", used[b.controller.Name].CPU.Seconds(), used[b.controller.Name].Peak>>20)
-	row("writes", "%8d", n.of(kinds...))
-	row("events about Services", "%8d", tells-told)
-	b.promise(ready < readyWithin, "the controller was ready %s after its start", ready)
-	b.promise(n.of(kinds...) == 0 && tells == told, "a restart caused writes: %v, and %d events", n, tells-told)
+	report.Row("ready after", "%8.2f s", ready.Seconds())
+	report.Row("every Service looked at after", "%8.2f s", rest.Sub(start).Seconds())
+	report.Row("controller", "%8.2f s of CPU time %5d MB peak", used[b.controller.Name].CPU.Seconds(), used[b.controller.Name].Peak>>20)
+	report.Row("writes", "%8d", n.of(kinds...))
+	report.Row("events about Services", "%8d", tells-told)
+	b.Promise(ready < readyWithin, "the controller was ready %s after its start", ready)
+	b.Promise(n.of(kinds...) == 0 && tells == told, "a restart caused writes: %v, and %d events", n, tells-told)
 	return nil
 }
 

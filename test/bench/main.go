@@ -11,16 +11,14 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
-	"os/signal"
-	"syscall"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/kubernetes"
-	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 
 	"github.com/fairlead-lb/fairlead/api/v1alpha1"
+	"github.com/fairlead-lb/fairlead/test/bench/report"
 	"github.com/fairlead-lb/fairlead/test/lab/cluster"
 	"github.com/fairlead-lb/fairlead/test/lab/sandbox"
 )
@@ -45,32 +43,21 @@ const (
 func main() {
 	count := flag.Int("services", 5000, "how many Services to create")
 	flag.Parse()
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	if err := run(ctx, *count); err != nil {
-		fmt.Fprintln(os.Stderr, "bench:", err)
-		os.Exit(1)
-	}
+	report.Run("bench", func(ctx context.Context) error { return run(ctx, *count) })
 }
 
 // bench is a lab with Fairlead and what has been seen of it.
 type bench struct {
+	report.Promises
 	lab        *cluster.Lab
 	kube       kubernetes.Interface
 	controller *sandbox.Process
 	count      int
 	peak       int64 // of the controller's memory
-	broken     []error
 }
 
 func run(ctx context.Context, count int) (err error) {
-	scheme := runtime.NewScheme()
-	for _, add := range []func(*runtime.Scheme) error{clientgoscheme.AddToScheme, v1alpha1.AddToScheme} {
-		if err := add(scheme); err != nil {
-			return err
-		}
-	}
-	lab, err := cluster.Start(ctx, cluster.Config{Name: fmt.Sprintf("bench-%d", os.Getpid()), Nodes: nodes, Family: cluster.IPv4, NodeGrace: 20 * time.Second, Log: os.Stderr, Scheme: scheme})
+	lab, err := cluster.Start(ctx, cluster.Config{Name: fmt.Sprintf("bench-%d", os.Getpid()), Nodes: nodes, Family: cluster.IPv4, NodeGrace: 20 * time.Second, Log: os.Stderr})
 	if err != nil {
 		return err
 	}
@@ -99,15 +86,8 @@ func run(ctx context.Context, count int) (err error) {
 		}
 	}
 	fmt.Printf("the controller's peak of memory      %8d MB\n", b.peak>>20)
-	b.promise(b.peak < mostMemory, "the controller needed %d MB of memory", b.peak>>20)
-	return errors.Join(b.broken...)
-}
-
-// promise takes note of a bound that is broken.
-func (b *bench) promise(kept bool, otherwise string, args ...any) {
-	if !kept {
-		b.broken = append(b.broken, fmt.Errorf(otherwise, args...))
-	}
+	b.Promise(b.peak < mostMemory, "the controller needed %d MB of memory", b.peak>>20)
+	return b.Broken()
 }
 
 // pool is the whole LAN but what the lab itself has of it.
@@ -120,8 +100,4 @@ func pool() *v1alpha1.LoadBalancerIPPool {
 			Exclude:   []v1alpha1.AddressRange{v1alpha1.AddressRange(hosts.String())},
 		},
 	}
-}
-
-func row(what string, format string, args ...any) {
-	fmt.Printf("  %-34s "+format+"\n", append([]any{what}, args...)...)
 }

@@ -15,8 +15,6 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/runtime"
-	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/fairlead-lb/fairlead/api/v1alpha1"
@@ -41,14 +39,8 @@ type demo struct {
 }
 
 func run(ctx context.Context) (err error) {
-	scheme := runtime.NewScheme()
-	for _, add := range []func(*runtime.Scheme) error{clientgoscheme.AddToScheme, v1alpha1.AddToScheme} {
-		if err := add(scheme); err != nil {
-			return err
-		}
-	}
 	heading("A Kubernetes cluster of three nodes on one LAN, in network namespaces of this machine")
-	lab, err := cluster.Start(ctx, cluster.Config{Name: fmt.Sprintf("demo-%d", os.Getpid()), Nodes: 3, Family: cluster.IPv4, Log: os.Stdout, Scheme: scheme})
+	lab, err := cluster.Start(ctx, cluster.Config{Name: fmt.Sprintf("demo-%d", os.Getpid()), Nodes: 3, Family: cluster.IPv4, Log: os.Stdout})
 	if err != nil {
 		return fmt.Errorf("start the lab: %w", err)
 	}

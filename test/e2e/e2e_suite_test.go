@@ -18,13 +18,10 @@ import (
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/kubernetes"
-	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	"github.com/fairlead-lb/fairlead/api/v1alpha1"
 	"github.com/fairlead-lb/fairlead/test/lab/cluster"
 )
 
@@ -89,12 +86,9 @@ var sites []*site
 // startSite starts a lab, which ends with the node of the spec tree that calls this, and installs Fairlead with values set.
 func startSite(ctx context.Context, cfg cluster.Config, set ...string) *site {
 	GinkgoHelper()
-	scheme := runtime.NewScheme()
-	Expect(clientgoscheme.AddToScheme(scheme)).To(Succeed())
-	Expect(v1alpha1.AddToScheme(scheme)).To(Succeed())
 	// Several suites may run on one machine.
 	cfg.Name = fmt.Sprintf("%s-%d", cfg.Name, os.Getpid())
-	cfg.Scheme, cfg.Log = scheme, GinkgoWriter
+	cfg.Log = GinkgoWriter
 	started, err := cluster.Start(ctx, cfg)
 	Expect(err).NotTo(HaveOccurred())
 	DeferCleanup(started.Close)

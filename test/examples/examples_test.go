@@ -14,11 +14,8 @@ import (
 	"testing"
 	"time"
 
-	"k8s.io/apimachinery/pkg/runtime"
-	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	"github.com/fairlead-lb/fairlead/api/v1alpha1"
 	"github.com/fairlead-lb/fairlead/test/lab/cluster"
 	"github.com/fairlead-lb/fairlead/test/lab/router"
 	"github.com/fairlead-lb/fairlead/test/lab/wire"
@@ -90,13 +87,7 @@ type site struct {
 
 func start(t *testing.T, objects string) *site {
 	t.Helper()
-	scheme := runtime.NewScheme()
-	for _, add := range []func(*runtime.Scheme) error{clientgoscheme.AddToScheme, v1alpha1.AddToScheme} {
-		if err := add(scheme); err != nil {
-			t.Fatal(err)
-		}
-	}
-	l, err := cluster.Start(t.Context(), cluster.Config{Name: fmt.Sprintf("examples-%d", os.Getpid()), Nodes: 2, Log: os.Stderr, Scheme: scheme})
+	l, err := cluster.Start(t.Context(), cluster.Config{Name: fmt.Sprintf("examples-%d", os.Getpid()), Nodes: 2, Log: os.Stderr})
 	if err != nil {
 		t.Fatal(err)
 	}

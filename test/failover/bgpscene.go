@@ -15,8 +15,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
-	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -51,12 +49,8 @@ type bgpScene struct {
 
 // newBGPScene starts a lab and waits until every router uses every node.
 func newBGPScene(ctx context.Context, c common, nodes int, v variant) (_ *bgpScene, err error) {
-	scheme := runtime.NewScheme()
-	if err := errors.Join(clientgoscheme.AddToScheme(scheme), v1alpha1.AddToScheme(scheme)); err != nil {
-		return nil, err
-	}
 	name := fmt.Sprintf("failover-%d-%s-%d-%s", os.Getpid(), strings.ToLower(string(v.kind)), v.routers, onOff(v.bfd))
-	lab, err := cluster.Start(ctx, cluster.Config{Name: name, Nodes: nodes, Family: c.families, Log: c.log(), Scheme: scheme})
+	lab, err := cluster.Start(ctx, cluster.Config{Name: name, Nodes: nodes, Family: c.families, Log: c.log()})
 	if err != nil {
 		return nil, err
 	}

@@ -7,7 +7,6 @@ import (
 	"io"
 	"slices"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/fairlead-lb/fairlead/test/lab/cluster"
@@ -122,16 +121,5 @@ lost something in all runs. dark s: for how long, least / median / most. lost: d
 lost when the fault was mended. Routers' tables are checked before, after and, where a node goes, during each run.
 
 `, datagramFlows)
-	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, strings.Join(bgpColumns, "\t"))
-	all := true
-	for _, r := range results {
-		lines, kept := r.lines(runs)
-		all = all && kept
-		for _, line := range lines {
-			fmt.Fprintln(w, strings.Join(line, "\t"))
-		}
-	}
-	_ = w.Flush() // standard output: there is nobody to tell
-	return all
+	return printLines(out, bgpColumns, results, runs)
 }

@@ -15,8 +15,6 @@ import (
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
-	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/fairlead-lb/fairlead/api/v1alpha1"
@@ -51,12 +49,8 @@ type scene struct {
 
 // newScene starts a lab and waits until every address is answered.
 func newScene(ctx context.Context, c common, nodes, services int) (s *scene, err error) {
-	scheme := runtime.NewScheme()
-	if err := errors.Join(clientgoscheme.AddToScheme(scheme), v1alpha1.AddToScheme(scheme)); err != nil {
-		return nil, err
-	}
 	lab, err := cluster.Start(ctx, cluster.Config{
-		Name: fmt.Sprintf("failover-%d-%d", os.Getpid(), nodes), Nodes: nodes, Family: c.families, Log: c.log(), Scheme: scheme,
+		Name: fmt.Sprintf("failover-%d-%d", os.Getpid(), nodes), Nodes: nodes, Family: c.families, Log: c.log(),
 	})
 	if err != nil {
 		return nil, err

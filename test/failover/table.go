@@ -178,6 +178,16 @@ fresh: the longest wait of clients that ask first, as kernels do. two: the longe
 lost, resets, moved: datagrams, TCP connections and addresses of all runs.
 
 `, flows)
+	return printLines(out, columns, results, runs)
+}
+
+// measured is a row of which so many runs were wanted.
+type measured interface {
+	lines(wanted int) (lines [][]string, kept bool)
+}
+
+// printLines prints the lines of all results, and tells whether every bound held.
+func printLines[R measured](out io.Writer, columns []string, results []R, runs int) bool {
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, strings.Join(columns, "\t"))
 	all := true

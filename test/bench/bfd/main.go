@@ -14,7 +14,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"os/signal"
 	"path/filepath"
 	"runtime"
 	"strconv"
@@ -26,6 +25,7 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"github.com/fairlead-lb/fairlead/speaker/bfd"
+	"github.com/fairlead-lb/fairlead/test/bench/report"
 	"github.com/fairlead-lb/fairlead/test/lab/sandbox"
 )
 
@@ -43,16 +43,11 @@ func main() {
 	flag.DurationVar(&o.duration, "duration", time.Minute, "how long to look at them")
 	flag.IntVar(&o.side, "side", 0, "1 or 2: be one of the two processes (it is started so)")
 	flag.Parse()
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
 	run := both
 	if o.side != 0 {
 		run = one
 	}
-	if err := run(ctx, o); err != nil {
-		fmt.Fprintln(os.Stderr, "bfd:", err)
-		os.Exit(1)
-	}
+	report.Run("bfd", func(ctx context.Context) error { return run(ctx, o) })
 }
 
 type options struct {
@@ -137,7 +132,7 @@ func judge(ctx context.Context, o options, sides []*sandbox.Process) error {
 			return fmt.Errorf("side %s: %w: %s", p.Name, err, said)
 		}
 		lines := bytes.Split(bytes.TrimSpace(said), []byte("\n"))
-		var r report
+		var r outcome
 		if err := json.Unmarshal(lines[len(lines)-1], &r); err != nil {
 			return fmt.Errorf("side %s says %s: %w", p.Name, said, err)
 		}
@@ -153,8 +148,8 @@ func judge(ctx context.Context, o options, sides []*sandbox.Process) error {
 	return nil
 }
 
-// report is what a side has seen while it was looked at. It is the last line that it prints.
-type report struct {
+// outcome is what a side has seen while it was looked at. It is the last line that it prints.
+type outcome struct {
 	Took, Used             time.Duration
 	Downs, Stalls, Packets uint64
 }
@@ -196,7 +191,7 @@ func one(ctx context.Context, o options) error {
 	if err := wait(ctx, o.duration); err != nil {
 		return err
 	}
-	r := report{Took: time.Since(begin), Used: spent() - cpu, Downs: downs(m) - before}
+	r := outcome{Took: time.Since(begin), Used: spent() - cpu, Downs: downs(m) - before}
 	if r.Stalls, r.Packets, err = counted(reg); err != nil {
 		return err
 	}

@@ -11,20 +11,18 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
-	"os/signal"
-	"syscall"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/kubernetes"
-	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/utils/ptr"
 
 	"github.com/fairlead-lb/fairlead/api/v1alpha1"
 	"github.com/fairlead-lb/fairlead/test/bench/load"
 	"github.com/fairlead-lb/fairlead/test/bench/meter"
+	"github.com/fairlead-lb/fairlead/test/bench/report"
 	"github.com/fairlead-lb/fairlead/test/lab/cluster"
 	"github.com/fairlead-lb/fairlead/test/lab/router"
 	"github.com/fairlead-lb/fairlead/test/lab/sandbox"
@@ -53,18 +51,16 @@ func main() {
 	flag.IntVar(&o.added, "added", 20, "how many Services to add then, one by one")
 	flag.IntVar(&o.touched, "touched", 200, "how many Services to edit in ways that are no news to routers")
 	flag.Parse()
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	ctx, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
-	if err := run(ctx, o); err != nil {
-		fmt.Fprintln(os.Stderr, "bgp bench:", err)
-		os.Exit(1)
-	}
+	report.Run("bgp bench", func(ctx context.Context) error {
+		ctx, cancel := context.WithTimeout(ctx, patience)
+		defer cancel()
+		return run(ctx, o)
+	})
 }
 
 // bench is a lab with one node, its speaker and two routers.
 type bench struct {
+	report.Promises
 	options
 	lab     *cluster.Lab
 	node    *cluster.Node
@@ -73,18 +69,11 @@ type bench struct {
 	speaker *sandbox.Process
 	routers []*cluster.Router
 	// addrs are those to announce first, and then those to add.
-	addrs  []netip.Addr
-	broken []error
+	addrs []netip.Addr
 }
 
 func run(ctx context.Context, o options) (err error) {
-	scheme := runtime.NewScheme()
-	for _, add := range []func(*runtime.Scheme) error{clientgoscheme.AddToScheme, v1alpha1.AddToScheme} {
-		if err := add(scheme); err != nil {
-			return err
-		}
-	}
-	lab, err := cluster.Start(ctx, cluster.Config{Name: fmt.Sprintf("bench-bgp-%d", os.Getpid()), Nodes: 1, Log: os.Stderr, Scheme: scheme})
+	lab, err := cluster.Start(ctx, cluster.Config{Name: fmt.Sprintf("bench-bgp-%d", os.Getpid()), Nodes: 1, Log: os.Stderr})
 	if err != nil {
 		return err
 	}
@@ -95,7 +84,7 @@ func run(ctx context.Context, o options) (err error) {
 			return err
 		}
 	}
-	return errors.Join(b.broken...)
+	return b.Broken()
 }
 
 // prepare installs the product, and leaves its objects alone: they are not the controller's.
@@ -176,19 +165,8 @@ func (b *bench) usage(context.Context) error {
 	}
 	// What a limit has to leave room for: the program's file is in memory once for all that run it, or not at all.
 	own := u.Peak - u.File
-	row("peak of memory", "%8.1f MB, and %.1f MB of the program's file", float64(own)/(1<<20), float64(u.File)/(1<<20))
-	row("CPU time of all that", "%8.2f s", u.CPU.Seconds())
-	b.promise(own < mostMemory, "the speaker needed %d MB of memory", own>>20)
+	report.Row("peak of memory", "%8.1f MB, and %.1f MB of the program's file", float64(own)/(1<<20), float64(u.File)/(1<<20))
+	report.Row("CPU time of all that", "%8.2f s", u.CPU.Seconds())
+	b.Promise(own < mostMemory, "the speaker needed %d MB of memory", own>>20)
 	return nil
-}
-
-// promise takes note of a bound that is broken.
-func (b *bench) promise(kept bool, otherwise string, args ...any) {
-	if !kept {
-		b.broken = append(b.broken, fmt.Errorf(otherwise, args...))
-	}
-}
-
-func row(what string, format string, args ...any) {
-	fmt.Printf("  %-40s "+format+"\n", append([]any{what}, args...)...)
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/fairlead-lb/fairlead/api/v1alpha1"
 	"github.com/fairlead-lb/fairlead/test/bench/load"
 	"github.com/fairlead-lb/fairlead/test/bench/meter"
+	"github.com/fairlead-lb/fairlead/test/bench/report"
 	"github.com/fairlead-lb/fairlead/test/lab/cluster"
 	"github.com/fairlead-lb/fairlead/test/lab/router"
 )
@@ -57,9 +58,9 @@ func (b *bench) announce(ctx context.Context) error {
 	}
 	for i, t := range by {
 		took := t.full.Sub(t.established)
-		row(fmt.Sprintf("router %d: Established after", i+1), "%8.2f s", t.established.Sub(start).Seconds())
-		row("  all routes in its table, from then on", "%8.2f s", took.Seconds())
-		b.promise(took < fullWithin, "router %d had the full table %s after Established", i+1, took)
+		report.Row(fmt.Sprintf("router %d: Established after", i+1), "%8.2f s", t.established.Sub(start).Seconds())
+		report.Row("  all routes in its table, from then on", "%8.2f s", took.Seconds())
+		b.Promise(took < fullWithin, "router %d had the full table %s after Established", i+1, took)
 	}
 	return pause(ctx, lull)
 }
@@ -87,9 +88,9 @@ func (b *bench) add(ctx context.Context) error {
 	}
 	slices.Sort(took)
 	median, longest := took[len(took)/2], took[len(took)-1]
-	row("one Service more in both tables after", "%8.1f ms at the median, %.1f ms at most, of %d", ms(median), ms(longest), len(took))
-	row("CPU time for each of these", "%8.1f ms", ms(after.CPU-before.CPU)/float64(len(took)))
-	b.promise(median < addedWithin, "one Service more was in both tables only after %s", median)
+	report.Row("one Service more in both tables after", "%8.1f ms at the median, %.1f ms at most, of %d", ms(median), ms(longest), len(took))
+	report.Row("CPU time for each of these", "%8.1f ms", ms(after.CPU-before.CPU)/float64(len(took)))
+	b.Promise(median < addedWithin, "one Service more was in both tables only after %s", median)
 	return nil
 }
 
@@ -160,8 +161,8 @@ func (b *bench) resync(ctx context.Context) error {
 	}
 	for i := range after {
 		extra := after[i] - before[i] - 1
-		row(fmt.Sprintf("UPDATEs to router %d without news", i+1), "%8d", extra)
-		b.promise(extra == 0, "router %d got %d UPDATEs without news", i+1, extra)
+		report.Row(fmt.Sprintf("UPDATEs to router %d without news", i+1), "%8d", extra)
+		b.Promise(extra == 0, "router %d got %d UPDATEs without news", i+1, extra)
 	}
 	return nil
 }

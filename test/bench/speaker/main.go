@@ -10,17 +10,14 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"os/signal"
-	"syscall"
 	"time"
 
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/kubernetes"
-	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 
-	"github.com/fairlead-lb/fairlead/api/v1alpha1"
 	"github.com/fairlead-lb/fairlead/test/bench/load"
 	"github.com/fairlead-lb/fairlead/test/bench/meter"
+	"github.com/fairlead-lb/fairlead/test/bench/report"
 	"github.com/fairlead-lb/fairlead/test/lab/cluster"
 	"github.com/fairlead-lb/fairlead/test/lab/sandbox"
 )
@@ -58,18 +55,16 @@ func main() {
 	flag.IntVar(&o.starts, "starts", 1, "how often to start the speaker with them")
 	flag.DurationVar(&o.window, "window", 20*time.Second, "how long to measure the CPU time of each mesh")
 	flag.Parse()
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	ctx, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
-	if err := run(ctx, o); err != nil {
-		fmt.Fprintln(os.Stderr, "speaker bench:", err)
-		os.Exit(1)
-	}
+	report.Run("speaker bench", func(ctx context.Context) error {
+		ctx, cancel := context.WithTimeout(ctx, patience)
+		defer cancel()
+		return run(ctx, o)
+	})
 }
 
 // bench is a lab with one node and its speaker.
 type bench struct {
+	report.Promises
 	options
 	lab     *cluster.Lab
 	node    *cluster.Node
@@ -78,17 +73,10 @@ type bench struct {
 	speaker *sandbox.Process
 	crowd   *cluster.Host // where simulated speakers are
 	link    int           // PID of the thread that receives for the node
-	broken  []error
 }
 
 func run(ctx context.Context, o options) (err error) {
-	scheme := runtime.NewScheme()
-	for _, add := range []func(*runtime.Scheme) error{clientgoscheme.AddToScheme, v1alpha1.AddToScheme} {
-		if err := add(scheme); err != nil {
-			return err
-		}
-	}
-	lab, err := cluster.Start(ctx, cluster.Config{Name: fmt.Sprintf("bench-speaker-%d", os.Getpid()), Nodes: 1, Log: os.Stderr, Scheme: scheme})
+	lab, err := cluster.Start(ctx, cluster.Config{Name: fmt.Sprintf("bench-speaker-%d", os.Getpid()), Nodes: 1, Log: os.Stderr})
 	if err != nil {
 		return err
 	}
@@ -102,7 +90,7 @@ func run(ctx context.Context, o options) (err error) {
 			return err
 		}
 	}
-	return errors.Join(b.broken...)
+	return b.Broken()
 }
 
 // prepare installs the product, and leaves the speaker alone on it: its addresses are not the controller's.
@@ -166,15 +154,4 @@ func pause(ctx context.Context, d time.Duration) bool {
 	case <-t.C:
 		return true
 	}
-}
-
-// promise takes note of a bound that is broken.
-func (b *bench) promise(kept bool, otherwise string, args ...any) {
-	if !kept {
-		b.broken = append(b.broken, fmt.Errorf(otherwise, args...))
-	}
-}
-
-func row(what string, format string, args ...any) {
-	fmt.Printf("  %-34s "+format+"\n", append([]any{what}, args...)...)
 }

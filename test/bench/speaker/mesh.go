@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 
+	"github.com/fairlead-lb/fairlead/test/bench/report"
 	"github.com/fairlead-lb/fairlead/test/lab/cluster"
 )
 
@@ -53,12 +54,12 @@ func (b *bench) meshOf(ctx context.Context, nodes int, how string) (err error) {
 	}
 	// The bound means nothing if the others speak too seldom.
 	if least := uint64(float64(nodes-1) * b.window.Seconds() * leastHellos); c.hellos.Load()-said < least {
-		b.promise(false, "the machine is too busy: %d others said hello %d times in %s", nodes-1, c.hellos.Load()-said, b.window)
+		b.Promise(false, "the machine is too busy: %d others said hello %d times in %s", nodes-1, c.hellos.Load()-said, b.window)
 		return nil
 	}
 	rate := func(n uint64) float64 { return float64(n) / b.window.Seconds() }
-	row(fmt.Sprintf("%d nodes", nodes), "%8.2f %% of a core, and %.2f %% in the kernel; %.0f packets in and %.0f out per second",
+	report.Row(fmt.Sprintf("%d nodes", nodes), "%8.2f %% of a core, and %.2f %% in the kernel; %.0f packets in and %.0f out per second",
 		100*speaker, 100*kernel, rate(c.sent.Load()-sent), rate(c.heard.Load()-before)/float64(nodes-1))
-	b.promise(nodes != meshNodes || speaker+kernel < mostMesh, "a mesh of %d nodes, %s, took %.2f %% of a core", nodes, how, 100*(speaker+kernel))
+	b.Promise(nodes != meshNodes || speaker+kernel < mostMesh, "a mesh of %d nodes, %s, took %.2f %% of a core", nodes, how, 100*(speaker+kernel))
 	return nil
 }

@@ -20,6 +20,7 @@ import (
 	"github.com/fairlead-lb/fairlead/api/v1alpha1"
 	"github.com/fairlead-lb/fairlead/test/bench/load"
 	"github.com/fairlead-lb/fairlead/test/bench/meter"
+	"github.com/fairlead-lb/fairlead/test/bench/report"
 	"github.com/fairlead-lb/fairlead/test/lab/cluster"
 	"github.com/fairlead-lb/fairlead/test/lab/wire"
 )
@@ -133,17 +134,17 @@ func (b *bench) restart(ctx context.Context, addrs []netip.Addr) error {
 		return err
 	}
 	fmt.Printf("a speaker that owns %d IPv4 and %d IPv6 addresses, restarted\n", b.v4, b.v6)
-	row("all answered, and ready, after", "%8.2f s", ready.Seconds())
-	row("all multicast groups joined after", "%8.2f s", joined.Seconds())
-	row("all announced after", "%8.2f s", announced.Sub(start).Seconds())
-	row("CPU time until joined", "%8.2f s", atReady.CPU.Seconds())
-	row("CPU time of announcing", "%8.2f s, and %.2f s in the kernel", (all.CPU - atReady.CPU).Seconds(), kernel.Seconds())
-	row("CPU at rest", "%8.2f %% of a core, and %.2f %% in the kernel", 100*atRest, 100*kernelAtRest)
+	report.Row("all answered, and ready, after", "%8.2f s", ready.Seconds())
+	report.Row("all multicast groups joined after", "%8.2f s", joined.Seconds())
+	report.Row("all announced after", "%8.2f s", announced.Sub(start).Seconds())
+	report.Row("CPU time until joined", "%8.2f s", atReady.CPU.Seconds())
+	report.Row("CPU time of announcing", "%8.2f s, and %.2f s in the kernel", (all.CPU - atReady.CPU).Seconds(), kernel.Seconds())
+	report.Row("CPU at rest", "%8.2f %% of a core, and %.2f %% in the kernel", 100*atRest, 100*kernelAtRest)
 	// What a limit has to leave room for: the program's file is in memory once for all that run it, or not at all.
 	own := last.Peak - last.File
-	row("peak of memory", "%8.1f MB, and %.1f MB of the program's file", float64(own)/(1<<20), float64(last.File)/(1<<20))
-	b.promise(ready < readyWithin, "all addresses were answered %s after the start", ready)
-	b.promise(own < mostMemory, "the speaker needed %d MB of memory", own>>20)
+	report.Row("peak of memory", "%8.1f MB, and %.1f MB of the program's file", float64(own)/(1<<20), float64(last.File)/(1<<20))
+	b.Promise(ready < readyWithin, "all addresses were answered %s after the start", ready)
+	b.Promise(own < mostMemory, "the speaker needed %d MB of memory", own>>20)
 	return nil
 }
 

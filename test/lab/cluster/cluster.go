@@ -23,9 +23,7 @@ import (
 	"github.com/go-logr/logr"
 	"github.com/go-logr/logr/funcr"
 	"golang.org/x/sync/errgroup"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/kubernetes"
-	clientscheme "k8s.io/client-go/kubernetes/scheme"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/fairlead-lb/fairlead/test/lab/binaries"
@@ -51,12 +49,11 @@ type Config struct {
 	Nodes     int // 1 to MaxNodes
 	ProxyMode ProxyMode
 	Family    Family
-	NodeGrace time.Duration   // from a node's last heartbeat to NotReady, whole seconds; 4 s
-	Log       io.Writer       // progress, for people; nil is silence
-	Scheme    *runtime.Scheme // of Lab.API; that of client-go if nil
-	Gateway   router.Kind     // the LAN's router takes routes by BGP from whoever is on the LAN, as AS 64512; not if empty
-	SecondLAN bool            // nodes and the client have an eth1 on a LAN of its own
-	KeepState bool            // leave the folder with the logs behind on Close
+	NodeGrace time.Duration // from a node's last heartbeat to NotReady, whole seconds; 4 s
+	Log       io.Writer     // progress, for people; nil is silence
+	Gateway   router.Kind   // the LAN's router takes routes by BGP from whoever is on the LAN, as AS 64512; not if empty
+	SecondLAN bool          // nodes and the client have an eth1 on a LAN of its own
+	KeepState bool          // leave the folder with the logs behind on Close
 }
 
 func (c *Config) complete() error {
@@ -77,9 +74,6 @@ func (c *Config) complete() error {
 	}
 	if c.Log == nil {
 		c.Log = io.Discard
-	}
-	if c.Scheme == nil {
-		c.Scheme = clientscheme.Scheme
 	}
 	if err := checkName(c.Name); err != nil {
 		return err
@@ -113,7 +107,7 @@ type Lab struct {
 	Far     *Host // behind the router
 
 	Kube kubernetes.Interface // as administrator
-	API  client.Client        // as administrator, reading without a cache
+	API  client.Client        // as administrator, reading without a cache; for Fairlead's kinds, too
 
 	cfg   Config
 	repo  string

@@ -4,6 +4,7 @@ package cluster
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -13,12 +14,15 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/kubernetes"
+	clientscheme "k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/fairlead-lb/fairlead/api/v1alpha1"
 	"github.com/fairlead-lb/fairlead/test/lab/binaries"
 	"github.com/fairlead-lb/fairlead/test/lab/sandbox"
 )
@@ -127,8 +131,12 @@ func (l *Lab) connect() error {
 	if l.Kube, err = kubernetes.NewForConfig(l.RESTConfig()); err != nil {
 		return fmt.Errorf("making the API client: %w", err)
 	}
+	scheme := runtime.NewScheme()
+	if err := errors.Join(clientscheme.AddToScheme(scheme), v1alpha1.AddToScheme(scheme)); err != nil {
+		return fmt.Errorf("making the API client: %w", err)
+	}
 	// The client finds out about kinds when it first needs them: there is no server yet.
-	if l.API, err = client.New(l.RESTConfig(), client.Options{Scheme: l.cfg.Scheme, Log: l.log}); err != nil {
+	if l.API, err = client.New(l.RESTConfig(), client.Options{Scheme: scheme, Log: l.log}); err != nil {
 		return fmt.Errorf("making the API client: %w", err)
 	}
 	return nil
