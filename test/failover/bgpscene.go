@@ -75,7 +75,26 @@ func newBGPScene(ctx context.Context, c common, nodes int, v variant) (_ *bgpSce
 	if err := s.createServices(ctx); err != nil {
 		return nil, err
 	}
-	return s, s.steady(ctx)
+	if err := s.steady(ctx); err != nil {
+		return nil, err
+	}
+	return s, s.forwarded(ctx)
+}
+
+// forwarded waits until kube-proxy forwards what goes to every address. A flow that begins before it does may be remembered
+// by the kernel as one to be left alone, for as long as it goes on.
+func (s *bgpScene) forwarded(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, giveUp)
+	defer cancel()
+	for _, addr := range slices.Concat(s.shared, slices.Collect(maps.Keys(s.single))) {
+		probe := wire.StartProbe(s.lab.Far, "udp", netip.AddrPortFrom(addr, servicePort))
+		err := probe.AwaitAnswers(ctx, warm)
+		probe.Stop()
+		if err != nil {
+			return fmt.Errorf("%s: %w", addr, err)
+		}
+	}
+	return nil
 }
 
 func (s *bgpScene) close() error {
