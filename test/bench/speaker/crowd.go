@@ -148,6 +148,21 @@ func (c *crowd) deliver(m *member, d udp.Datagram) {
 	m.machine.Receive(now, mesh.Packet{Interface: d.Interface, From: d.From.WithZone(""), TTL: d.TTL, At: now.Add(-d.Age), Payload: d.Payload})
 }
 
+// know is how many members have been told of all the addresses that a node claims.
+func (c *crowd) know(node string, claims int) (n int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	now := time.Now()
+	for _, m := range c.members {
+		for _, p := range m.machine.Peers(now) {
+			if p.Node == node && p.Claims == claims {
+				n++
+			}
+		}
+	}
+	return n
+}
+
 // run does what the machines want, until ctx is done. Who starts does so a little after the one before: hellos are spread.
 func (c *crowd) run(ctx context.Context) {
 	started := time.Now()

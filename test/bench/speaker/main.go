@@ -85,7 +85,7 @@ func run(ctx context.Context, o options) (err error) {
 	if err := b.prepare(ctx); err != nil {
 		return err
 	}
-	for _, phase := range []func(context.Context) error{b.mesh("no addresses"), b.own, b.mesh("with them")} {
+	for _, phase := range []func(context.Context) error{b.mesh("no addresses", 0), b.own, b.mesh("with them", o.v4+o.v6)} {
 		if err := phase(ctx); err != nil {
 			return err
 		}

@@ -13,12 +13,12 @@ import (
 // leastHellos is how many hellos per second each of the others has to send: 10, but for the clock's grain.
 const leastHellos = 8
 
-// mesh measures what it costs to hear others.
-func (b *bench) mesh(how string) func(context.Context) error {
+// mesh measures what it costs to hear others, which know what the speaker claims.
+func (b *bench) mesh(how string, claims int) func(context.Context) error {
 	return func(ctx context.Context) error {
 		fmt.Printf("a speaker in a mesh, %s\n", how)
 		for _, nodes := range meshes {
-			if err := b.meshOf(ctx, nodes, how); err != nil {
+			if err := b.meshOf(ctx, nodes, how, claims); err != nil {
 				return err
 			}
 		}
@@ -26,7 +26,7 @@ func (b *bench) mesh(how string) func(context.Context) error {
 	}
 }
 
-func (b *bench) meshOf(ctx context.Context, nodes int, how string) (err error) {
+func (b *bench) meshOf(ctx context.Context, nodes int, how string, claims int) (err error) {
 	c, err := newCrowd(ctx, b, nodes-1)
 	if err != nil {
 		return err
@@ -39,6 +39,14 @@ func (b *bench) meshOf(ctx context.Context, nodes int, how string) (err error) {
 	if err := cluster.Poll(ctx, "all are heard", func(ctx context.Context) error {
 		if n, err := b.metric(ctx, "fairlead_mesh_peers"); err != nil || n != nodes-1 {
 			return fmt.Errorf("%d of %d: %w", n, nodes-1, err)
+		}
+		return nil
+	}); err != nil {
+		return err
+	}
+	if err := cluster.Poll(ctx, "all know the speaker's addresses", func(context.Context) error {
+		if n := c.know(b.node.Name(), claims); n != nodes-1 {
+			return fmt.Errorf("%d of %d do", n, nodes-1)
 		}
 		return nil
 	}); err != nil {
