@@ -59,7 +59,7 @@ type flags struct {
 // often later: nearly all of the heap is what was read, and stays.
 const (
 	readGCPercent = 100
-	gcPercent     = 40
+	gcPercent     = 30
 )
 
 // setGCPercent is debug.SetGCPercent unless the environment says.

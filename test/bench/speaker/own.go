@@ -32,8 +32,8 @@ const (
 	sampling = 50 * time.Millisecond
 	// asking is between two questions whether the speaker is ready.
 	asking = 20 * time.Millisecond
-	// looking is between two looks at the speaker's metrics, which cost it something.
-	looking = 50 * time.Millisecond
+	// looking is between two looks at the speaker's metrics while it announces: they cost it something.
+	looking = 500 * time.Millisecond
 	// quiet is for how long nothing may be announced when the burst is over.
 	quiet = 2 * time.Second
 	// idle is how long the speaker is watched when all is done.
@@ -251,7 +251,6 @@ func (b *bench) awaitMetric(ctx context.Context, name string, want int) error {
 		got, err := b.metric(ctx, name)
 		if err == nil && got != want {
 			err = fmt.Errorf("it is %d", got)
-			pause(ctx, looking)
 		}
 		return err
 	})
