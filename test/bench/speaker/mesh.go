@@ -14,10 +14,10 @@ import (
 const leastHellos = 8
 
 // mesh measures what it costs to hear others, which know what the speaker claims.
-func (b *bench) mesh(how string, claims int) func(context.Context) error {
+func (b *bench) mesh(how string, claims int, sizes []int) func(context.Context) error {
 	return func(ctx context.Context) error {
 		fmt.Printf("a speaker in a mesh, %s\n", how)
-		for _, nodes := range meshes {
+		for _, nodes := range sizes {
 			if err := b.meshOf(ctx, nodes, how, claims); err != nil {
 				return err
 			}
