@@ -140,6 +140,7 @@ func (a *Agent) count(touched []netip.Addr) {
 			delete(t.unable, addr)
 		}
 	}
+	a.metrics.standing.Set(float64(len(t.stands)))
 	snapshot.Nodes = a.view.nodes
 	for _, v := range plan.Compute(snapshot, a.node).Verdicts {
 		if v.Expected {
@@ -170,7 +171,6 @@ func (a *Agent) logTales() (logged bool) {
 	t.added, t.removed = 0, 0
 	if n := len(t.stands); n != t.standing {
 		t.standing, logged = n, true
-		a.metrics.standing.Set(float64(n))
 		a.log.Info("Standing in for speakers that are away", "addresses", n)
 	}
 	return logged
