@@ -78,7 +78,10 @@ func newBGPScene(ctx context.Context, c common, nodes int, v variant) (_ *bgpSce
 	if err := s.steady(ctx); err != nil {
 		return nil, err
 	}
-	return s, s.forwarded(ctx)
+	if err := s.forwarded(ctx); err != nil {
+		return nil, err
+	}
+	return s, nil
 }
 
 // forwarded waits until kube-proxy forwards what goes to every address. A flow that begins before it does may be remembered
